@@ -1,0 +1,5 @@
+"""`python -m htcebridge` is the console script."""
+
+from htcebridge.cli import main
+
+main()

@@ -1,0 +1,61 @@
+"""`htcebridge config`: write, check and show the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from htcebridge import config_file
+from htcebridge.cli import App
+from htcebridge.cli.output import print_json
+from htcebridge.errors import ConfigError
+
+
+@click.group()
+def command() -> None:
+    """Write, check and show the configuration."""
+
+
+@command.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def init(file: Path | None) -> None:
+    """Write a first configuration with every key explained (FILE, or the user's usual place). Overwrites nothing."""
+    from htcebridge.config_example import example
+
+    path = file or Path(config_file.PLACES[0]).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as out:
+            out.write(example())
+    except FileExistsError:
+        raise ConfigError(f"{path} is there already; it is left as it is") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+    click.echo(f"Wrote {path}. Edit it, then: htcebridge --config {path} config check")
+
+
+@command.command()
+@click.pass_obj
+def check(app: App) -> None:
+    """Say whether the configuration can be used; every mistake with its line."""
+    path = app.path()
+    config = app.config()
+    resources = ", ".join(config.resources) or "none"
+    vos = ", ".join(vo.name for vo in config.vos) or "none"
+    click.echo(f"{path}: good (VOs: {vos}; resources: {resources})")
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of TOML.")
+@click.pass_obj
+def show(app: App, as_json: bool) -> None:
+    """Show the configuration in force, with every default and what each resource inherits."""
+    from htcebridge.config_example import dump
+
+    config = app.config()
+    if as_json:
+        print_json(config.model_dump(mode="json", by_alias=True))
+    else:
+        click.echo(f"# from {app.path()}, defaults included")
+        click.echo(dump(config), nl=False)

@@ -1,0 +1,188 @@
+"""What a pilot is: its START, the ad that it will advertise, its startd configuration, its Slurm script.
+
+All of it comes from one resource of the configuration, so that the planner's idea of a pilot is the pilot.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from htcebridge.config import Config, Resource
+from htcebridge.errors import ConfigError
+from htcebridge.matching import walltime_expression
+from htcebridge.model import Limits, Shape
+from htcebridge.slurm import format_minutes
+from htcebridge.templates import classad_string, render
+
+# Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first (startd.md 1.5).
+SIGNAL_BEFORE_END_S = 180
+# What every pilot advertises, beside its resource's own attributes.
+_LINUX = {"Arch": "X86_64", "OpSys": "LINUX", "HasFileTransfer": True, "PartitionableSlot": True}
+
+
+def limits(name: str, resource: Resource, node_hours_left: float | None = None) -> Limits:
+    """A resource as the planner sees it."""
+    minimum = resource.min_walltime
+    return Limits(
+        name=name,
+        node=node_shape(resource),
+        walltime_s=int(resource.walltime.total_seconds()),
+        job_life_s=int(resource.longest_job.total_seconds()),
+        max_running=resource.max_running,
+        max_pending=resource.max_pending,
+        max_new_per_cycle=0,
+        min_walltime_s=int(minimum.total_seconds()) if minimum is not None else None,
+        constant=resource.mode == "constant",
+        node_hours_left=node_hours_left,
+    )
+
+
+def node_shape(resource: Resource) -> Shape:
+    """What an empty pilot has for jobs."""
+    return Shape(
+        cpus=resource.cpus,
+        memory_mb=resource.memory - resource.memory_reserve,
+        gpus=resource.gpus,
+        disk_mb=resource.disk_mb,
+    )
+
+
+def start_expression(config: Config, resource: Resource) -> str:
+    """The startd's START: the grant, the time that is left, the kind of job. A ClassAd expression."""
+    grant = config.grant
+    clauses = [
+        f"(TARGET.{grant.attribute} =?= {classad_string(grant.value)})",
+        "(PilotDraining =!= True)",
+        "(time() < GLIDEIN_ToRetire)",
+        f"(time() + {job_wall_expression(config, resource)} <= GLIDEIN_ToDie)",
+    ]
+    if not resource.takes_cpu_jobs:
+        clauses.append("((TARGET.RequestGPUs ?: 0) > 0)")
+    return " && ".join(clauses)
+
+
+def job_wall_expression(config: Config, resource: Resource) -> str:
+    """How long a job says that it runs, seconds, seen from the startd."""
+    return walltime_expression(config.demand.walltime, int(resource.default_walltime.total_seconds()))
+
+
+def template_ad(config: Config, name: str) -> str:
+    """The partitionable slot that a fresh pilot of a resource would advertise, as ClassAd text."""
+    resource = config.resources[name]
+    shape = node_shape(resource)
+    life = int(resource.longest_job.total_seconds())
+    values: dict[str, object] = {
+        **_LINUX,
+        **identity(config, name),
+        **resource.attributes,
+        "Cpus": shape.cpus,
+        "TotalCpus": shape.cpus,
+        "Memory": shape.memory_mb,
+        "TotalMemory": shape.memory_mb,
+        "Disk": shape.disk_mb * 1024,
+        "TotalDisk": shape.disk_mb * 1024,
+        "GPUs": shape.gpus,
+        "PilotJobLife": life,
+    }
+    expressions = {
+        "GLIDEIN_ToDie": f"time() + {life}",
+        "GLIDEIN_ToRetire": f"time() + {life}",
+        "JobWall": job_wall_expression(config, resource),
+        "Start": start_expression(config, resource),
+        "WithinResourceLimits": _WITHIN_RESOURCE_LIMITS,
+        "Requirements": "Start && WithinResourceLimits",
+    }
+    lines = [f"{key} = {classad_string(value)};" for key, value in values.items()]
+    lines += [f"{key} = {value};" for key, value in expressions.items()]
+    return "[ " + " ".join(lines) + " ]"
+
+
+# What the startd itself adds to a partitionable slot's Requirements.
+_WITHIN_RESOURCE_LIMITS = (
+    "(TARGET.RequestCpus ?: 1) <= MY.Cpus && (TARGET.RequestMemory ?: 1) <= MY.Memory && "
+    "(TARGET.RequestDisk ?: 0) <= MY.Disk && (TARGET.RequestGPUs ?: 0) <= MY.GPUs"
+)
+
+
+def identity(config: Config, name: str) -> dict[str, object]:
+    """The attributes by which the pool knows this pilot. The grant's attribute tells where the node stands."""
+    return {
+        config.grant.attribute: config.grant.value,
+        "PilotInstance": config.pressure.instance,
+        "PilotResource": name,
+        "IS_GLIDEIN": True,
+        "GLIDEIN_Site": config.grant.value,
+        "GLIDEIN_ResourceName": f"{config.grant.value}-{name}",
+        "GLIDEIN_SiteWMS": "SLURM",
+    }
+
+
+def startd_config(config: Config, name: str) -> str:
+    """The HTCondor configuration of this resource's pilots. Raises ConfigError."""
+    resource = resource_of(config, name)
+    return render(
+        "startd_configs/generic.conf.j2",
+        config=config,
+        resource=resource,
+        start=start_expression(config, resource),
+        attributes={**identity(config, name), **resource.attributes},
+        seconds=lambda duration: int(duration.total_seconds()),
+    )
+
+
+def script(config: Config, name: str) -> str:
+    """The sbatch script of this resource's pilots, complete: exactly what Slurm gets. Raises ConfigError."""
+    resource = resource_of(config, name)
+    variable, rest = _scratch(resource.scratch)
+    margin = int(resource.margin.total_seconds())
+    return render(
+        "slurm_scripts/pilot.sh.j2",
+        config=config,
+        resource=resource,
+        name=name,
+        gres=_gres(resource),
+        minutes=lambda duration: format_minutes(int(duration.total_seconds())),
+        seconds=lambda duration: int(duration.total_seconds()),
+        signal_s=min(SIGNAL_BEFORE_END_S, max(30, margin - 30)),
+        log_dir=expand(resource.shared_dir, "shared_dir") / "logs",
+        token_file=expand(resource.token_file, "token_file"),
+        scratch_variable=variable,
+        scratch_rest=rest,
+        condor_kind=resource.condor.partition(":")[0],
+        condor_path=resource.condor.partition(":")[2],
+        startd_config=startd_config(config, name),
+        node_name=re.sub(r"[^A-Za-z0-9-]", "-", config.grant.value),
+    )
+
+
+def resource_of(config: Config, name: str) -> Resource:
+    """A resource by name. Raises ConfigError that lists the known ones."""
+    if name not in config.resources:
+        known = ", ".join(config.resources) or "none is configured"
+        raise ConfigError(f"no resource {name!r} in the configuration; known: {known}")
+    return config.resources[name]
+
+
+def expand(path: str, key: str) -> Path:
+    """A path of the edge node with ~ and $VARIABLES put in. Raises ConfigError for an unset variable."""
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if "$" in expanded:
+        raise ConfigError(f"{key} = {path!r}: an environment variable in it is not set here; set it or write the path")
+    if not os.path.isabs(expanded):
+        raise ConfigError(f"{key} = {path!r}: not an absolute path")
+    return Path(expanded)
+
+
+def _scratch(path: str) -> tuple[str, str]:
+    """A node's path as (variable of the node's environment or "", the rest)."""
+    found = re.fullmatch(r"\$\{?(\w+)\}?(.*)", path)
+    return (found[1], found[2]) if found else ("", path)
+
+
+def _gres(resource: Resource) -> str:
+    gres = list(resource.gres)
+    if resource.gpus and not any(item.split(":")[0] == "gpu" for item in gres):
+        gres.insert(0, f"gpu:{resource.gpus}")
+    return ",".join(gres)

@@ -1,0 +1,399 @@
+"""Reads the Tier-1's HTCondor: the demand of its schedds, the pilots that have joined.
+
+Every daemon is asked by a child process of its own. The bindings hold Python's interpreter lock during a query
+(htcondor 25.14) and cannot be interrupted, so a thread would let one hanging schedd stop everybody; a child is
+killed at its deadline, and its memory goes with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from htcebridge.errors import BridgeError, ConfigError, UnknownState
+from htcebridge.model import Shape, Startd
+
+RESOURCE_ATTRIBUTES = ("Requirements", "RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where the Tier-1 is and how it is read. `timeout_s` is each daemon's own deadline."""
+
+    collector: str
+    token_directory: Path
+    schedds: tuple[str, ...] = ()
+    schedd_constraint: str = "true"
+    timeout_s: float = 20.0
+
+
+@dataclass(frozen=True)
+class Tag:
+    """How a granted job is known, and which of its attributes say how long it runs (see `Demand.walltime`)."""
+
+    attribute: str
+    value: str
+    vo_attribute: str
+    walltime: tuple[str, ...]
+
+    @property
+    def walltime_attributes(self) -> tuple[str, ...]:
+        return tuple(expression.partition(" ")[0] for expression in self.walltime)
+
+
+@dataclass(frozen=True)
+class Schedd:
+    """A schedd's ad, as far as it is needed to ask it."""
+
+    name: str
+    address: str
+    version: str
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """What the collector knows of us: the schedds to ask, and the startds of this controller's pilots."""
+
+    schedds: tuple[Schedd, ...]
+    startds: tuple[Startd, ...]
+
+
+@dataclass(frozen=True)
+class JobGroup:
+    """Tagged jobs of one schedd that are equal in all that matters. `ad` is their part of a job ad, as ClassAd text.
+
+    `oldest_qdate` is when the first of the idle ones was queued (seconds since the epoch), None if it just left.
+    """
+
+    ad: str
+    owner: str
+    vo: str
+    idle: int
+    running: int
+    oldest_qdate: int | None
+
+
+@dataclass(frozen=True)
+class ScheddGroups:
+    """One schedd's answer; `error` is None where it answered."""
+
+    schedd: str
+    seconds: float
+    groups: tuple[JobGroup, ...] = ()
+    error: str | None = None
+
+
+def read_pool(pool: Pool, instance: str) -> PoolView:
+    """Ask the collector for the schedds and for this instance's startds.
+
+    Raises ConfigError for a bad token directory, UnknownState if the collector does not answer or knows no schedd.
+    """
+    check_tokens(pool.token_directory)
+    request = {
+        "ask": "pool",
+        "collector": pool.collector,
+        "schedds": pool.schedds,
+        "constraint": pool.schedd_constraint,
+        "instance": instance,
+    }
+    try:
+        answer = _ask(pool, request)
+    except BridgeError as error:
+        raise UnknownState(
+            f"collector {pool.collector}: {error}; is it up, is the port open from here, and does a token in "
+            f"{pool.token_directory} allow READ there?"
+        ) from None
+    schedds = tuple(Schedd(**row) for row in answer["schedds"])
+    missing = set(pool.schedds) - {schedd.name for schedd in schedds}
+    # A schedd that is configured but not in the collector is down or misspelt: unknown, not empty.
+    schedds += tuple(Schedd(name, "", "") for name in sorted(missing))
+    if not schedds:
+        raise UnknownState(
+            f"collector {pool.collector} knows no schedd that tier1.schedd_constraint ({pool.schedd_constraint}) accepts"
+        )
+    return PoolView(schedds, tuple(_startd(row) for row in answer["startds"]))
+
+
+def read_demand(pool: Pool, schedds: Sequence[Schedd], tag: Tag) -> list[ScheddGroups]:
+    """Ask every schedd at the same time, each with its own deadline. A failure is that schedd's `error`."""
+    with ThreadPoolExecutor(max_workers=max(1, len(schedds))) as threads:
+        return list(threads.map(lambda schedd: _read_schedd(pool, schedd, tag), schedds))
+
+
+def _read_schedd(pool: Pool, schedd: Schedd, tag: Tag) -> ScheddGroups:
+    started = time.monotonic()
+    if not schedd.address:
+        return ScheddGroups(schedd.name, 0.0, error="not in the collector: down, or misspelt in tier1.schedds")
+    request = {
+        "ask": "demand",
+        "name": schedd.name,
+        "address": schedd.address,
+        "version": schedd.version,
+        "attribute": tag.attribute,
+        "value": tag.value,
+        "vo_attribute": tag.vo_attribute,
+        "walltime": tag.walltime_attributes,
+    }
+    try:
+        answer = _ask(pool, request)
+    except BridgeError as error:
+        return ScheddGroups(schedd.name, time.monotonic() - started, error=str(error))
+    groups = tuple(JobGroup(**row) for row in answer["groups"])
+    return ScheddGroups(schedd.name, time.monotonic() - started, groups)
+
+
+def check_tokens(directory: Path) -> None:
+    """Refuse a token directory that is missing, empty or readable by others. Raises ConfigError."""
+    try:
+        tokens = [path for path in sorted(directory.iterdir()) if path.is_file()]
+    except OSError as error:
+        raise ConfigError(f"{directory}: no token directory ({error.strerror}); set tier1.token_directory") from None
+    if not tokens:
+        raise ConfigError(f"{directory}: no token in it; ask the Tier-1 for an IDTOKEN that allows READ")
+    for token in tokens:
+        check_secret(token)
+
+
+def check_secret(path: Path) -> None:
+    """Refuse a secret that is missing, unreadable or open to others. Raises ConfigError."""
+    try:
+        mode = path.stat().st_mode
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path}: token cannot be read: {error.strerror}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{path}: token is open to others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}")
+
+
+def _ask(pool: Pool, request: dict[str, Any]) -> dict[str, Any]:
+    """Run one question in a child. Raises BridgeError with the reason."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "htcebridge.tier1"],
+            input=json.dumps(request),
+            env=_environment(pool),
+            capture_output=True,
+            text=True,
+            timeout=pool.timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BridgeError(f"no answer in {pool.timeout_s:g} s") from None
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip() or "nothing said").splitlines()[-1]
+        raise BridgeError(f"the query ended with code {done.returncode}: {last}") from None
+    if not isinstance(answer, dict) or "error" in answer:
+        raise BridgeError(str(answer.get("error")) if isinstance(answer, dict) else "not an answer")
+    return answer
+
+
+def _environment(pool: Pool) -> dict[str, str]:
+    """HTCondor's configuration for a child: the token and nothing of what a machine may have in /etc/condor."""
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "USER", "LANG", "PYTHONPATH") if key in os.environ}
+    knobs = {
+        "COLLECTOR_HOST": pool.collector,
+        "SEC_CLIENT_AUTHENTICATION": "REQUIRED",
+        "SEC_CLIENT_ENCRYPTION": "REQUIRED",
+        "SEC_CLIENT_INTEGRITY": "REQUIRED",
+        # With FS in the list a tool on a shared host authenticates as the local user and is denied (startd.md 1.3).
+        "SEC_CLIENT_AUTHENTICATION_METHODS": "IDTOKENS",
+        "SEC_TOKEN_DIRECTORY": str(pool.token_directory),
+        "SEC_TOKEN_SYSTEM_DIRECTORY": str(pool.token_directory),
+        "ENABLE_IPV6": "AUTO",
+        # Queries that no token allows end here, instead of filing a token request with the Tier-1.
+        "AUTO_REQUEST_TOKENS": "False",
+    }
+    return {**kept, "CONDOR_CONFIG": "/dev/null", **{f"_CONDOR_{name}": value for name, value in knobs.items()}}
+
+
+def _startd(row: dict[str, Any]) -> Startd:
+    return Startd(
+        pilot_id=row["pilot_id"],
+        name=row["name"],
+        machine=row["machine"],
+        total=Shape(**row["total"]),
+        free=Shape(**row["free"]),
+        jobs=row["jobs"],
+        to_die=row["to_die"],
+        accepting=row["accepting"],
+    )
+
+
+# --------------------------------------------------------------------------- inside the child
+
+
+def _answer_pool(request: dict[str, Any]) -> dict[str, Any]:
+    import htcondor2
+
+    collector = htcondor2.Collector(request["collector"])
+    constraint = f"({request['constraint']})"
+    if request["schedds"]:
+        constraint += " && (" + " || ".join(f"Name == {quote(name)}" for name in request["schedds"]) + ")"
+    schedds = collector.query(htcondor2.AdType.Schedd, constraint, ["Name", "MyAddress", "CondorVersion"])
+    startds = collector.query(
+        htcondor2.AdType.Startd,
+        f"PilotInstance =?= {quote(request['instance'])} && PartitionableSlot =?= true",
+        _STARTD_PROJECTION,
+    )
+    return {
+        "schedds": [
+            {"name": ad["Name"], "address": ad["MyAddress"], "version": ad["CondorVersion"]}
+            for ad in sorted(schedds, key=lambda ad: str(ad["Name"]))
+        ],
+        "startds": [_startd_row(ad) for ad in startds],
+    }
+
+
+_STARTD_PROJECTION = [
+    "Name",
+    "Machine",
+    "PilotJobId",
+    "Cpus",
+    "Memory",
+    "GPUs",
+    "Disk",
+    "TotalSlotCpus",
+    "TotalSlotMemory",
+    "TotalSlotGPUs",
+    "TotalSlotDisk",
+    "NumDynamicSlots",
+    "GLIDEIN_ToDie",
+    "GLIDEIN_ToRetire",
+    "MyCurrentTime",
+    "PilotDraining",
+]
+
+
+def _startd_row(ad: Any) -> dict[str, Any]:
+    def number(name: str) -> int:
+        value = ad.eval(name) if name in ad else 0
+        return int(value) if isinstance(value, (int, float)) else 0
+
+    def shape(prefix: str) -> dict[str, int]:
+        return {
+            "cpus": number(f"{prefix}Cpus"),
+            "memory_mb": number(f"{prefix}Memory"),
+            "gpus": number(f"{prefix}GPUs"),
+            "disk_mb": number(f"{prefix}Disk") // 1024,
+        }
+
+    return {
+        "pilot_id": str(ad.get("PilotJobId", "")),
+        "name": str(ad["Name"]),
+        "machine": str(ad.get("Machine", "")),
+        "total": shape("TotalSlot"),
+        "free": shape(""),
+        "jobs": number("NumDynamicSlots"),
+        "to_die": number("GLIDEIN_ToDie"),
+        "accepting": ad.get("PilotDraining") is not True and number("GLIDEIN_ToRetire") > number("MyCurrentTime"),
+    }
+
+
+def _answer_demand(request: dict[str, Any]) -> dict[str, Any]:
+    """Exact counts from GroupBy, Requirements and requests from AutoCluster, joined on AutoClusterId.
+
+    GroupBy costs a quarter of a plain query of 50,000 jobs as long as Requirements is no key; the schedd knows the
+    autoclusters anyway. While no startd is in the pool there are none (measured: 23.9): such jobs are grouped by
+    Requirements after all. Autocluster ids are renumbered now and then, so both are read together, again if need be.
+    """
+    import classad2
+    import htcondor2
+
+    schedd = htcondor2.Schedd(classad2.ClassAd({"MyAddress": request["address"], "CondorVersion": request["version"]}))
+    tagged = f"{request['attribute']} =?= {quote(request['value'])} && (JobStatus == 1 || JobStatus == 2)"
+    # GroupBy applies the constraint to its rows as well: an attribute that is no key makes it return nothing.
+    keys = ["JobStatus", "AutoClusterId", "Owner", request["attribute"], request["vo_attribute"], *request["walltime"]]
+    options = htcondor2.QueryOpt
+    for _ in range(3):
+        clusters = {ad["AutoClusterId"]: ad for ad in schedd.query("true", [], opts=options.AutoCluster)}
+        rows = schedd.query(tagged, keys, opts=options.GroupBy)
+        loose = [row for row in rows if "AutoClusterId" not in row]
+        known = [row for row in rows if "AutoClusterId" in row]
+        if all(row["AutoClusterId"] in clusters for row in known):
+            break
+    else:
+        raise RuntimeError("the autoclusters changed during each of three reads")
+    if loose:
+        loose = schedd.query(f"{tagged} && AutoClusterId =?= undefined", keys + list(RESOURCE_ATTRIBUTES), opts=options.GroupBy)
+    jobs: dict[str, dict[str, Any]] = {}
+    first_jobs: dict[str, tuple[int, int]] = {}
+    for row in known + loose:
+        cluster = clusters[row["AutoClusterId"]] if "AutoClusterId" in row else row
+        ad = _job_part(row, cluster)
+        owner, vo = str(row.get("Owner", "")), str(row.get(request["vo_attribute"], ""))
+        key = f"{ad}\n{owner}\n{vo}"
+        group = jobs.setdefault(
+            key, {"ad": ad, "owner": owner, "vo": vo, "idle": 0, "running": 0, "oldest_qdate": None}
+        )
+        group["idle" if row["JobStatus"] == 1 else "running"] += int(row["JobCount"])
+        if row["JobStatus"] == 1:
+            first = _first_job(str(row.get("JobIds", "")))
+            if first:
+                first_jobs[key] = min(first, first_jobs.get(key, first))
+    for key, qdate in _queued_at(schedd, first_jobs).items():
+        jobs[key]["oldest_qdate"] = qdate
+    return {"groups": list(jobs.values())}
+
+
+_NOT_PART_OF_A_JOB = {"id", "jobids", "jobcount", "jobstatus", "autoclusterid", "autoclusterattrs", "servertime"}
+
+
+def _job_part(row: Any, cluster: Any) -> str:
+    """The two rows as one job ad, in one spelling, so that equal jobs of different schedds are equal text."""
+    merged: dict[str, tuple[str, str]] = {}
+    for ad in (cluster, row):
+        for name in ad:
+            if name.lower() not in _NOT_PART_OF_A_JOB:
+                merged[name.lower()] = (name, str(ad.lookup(name)))
+    lines = (f"{name} = {value};" for _, (name, value) in sorted(merged.items()))
+    return "[ " + " ".join(lines) + " ]"
+
+
+def _first_job(ids: str) -> tuple[int, int] | None:
+    """The lowest job id of a group: the schedd lists its first and its last ("1.0 ... 2.39999")."""
+    found = re.match(r"(\d+)\.(\d+)", ids)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _queued_at(schedd: Any, first_jobs: dict[str, tuple[int, int]]) -> dict[str, int]:
+    """When each group's first job was queued: the oldest, since job ids only grow."""
+    wanted = sorted(set(first_jobs.values()))
+    qdates: dict[tuple[int, int], int] = {}
+    for start in range(0, len(wanted), 200):
+        constraint = " || ".join(f"(ClusterId == {c} && ProcId == {p})" for c, p in wanted[start : start + 200])
+        for ad in schedd.query(constraint, ["ClusterId", "ProcId", "QDate"]):
+            qdates[ad["ClusterId"], ad["ProcId"]] = int(ad["QDate"])
+    return {key: qdates[job] for key, job in first_jobs.items() if job in qdates}
+
+
+def quote(text: str) -> str:
+    """Text as a ClassAd string literal."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _main(lines: Iterable[str]) -> int:
+    request = json.loads("".join(lines))
+    answer = {"pool": _answer_pool, "demand": _answer_demand}[request["ask"]]
+    try:
+        result = answer(request)
+    except Exception as error:  # the parent reports it: whatever the bindings raise is this daemon's error
+        result = {"error": " ".join(str(error).split()) or type(error).__name__}
+    json.dump(result, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.stdin))
