@@ -64,7 +64,9 @@ Pattern = Annotated[Line, _matching(r"[A-Za-z0-9_.@*-]+", "an account name or pa
 Walltime = Annotated[Line, _matching(r"[A-Za-z_]\w*( \* \d+)?", "a job attribute in seconds, or 'Attribute * factor'")]
 # A shell variable in front is expanded where the path is used: shared ones on the edge node, scratch on the node.
 Path = Annotated[Line, _matching(r"(~|/|\$\w+|\$\{\w+\}).*", "an absolute path (it may begin with ~ or $VARIABLE)")]
-CondorSource = Annotated[Line, _matching(r"system|cvmfs:/cvmfs/.+|tarball:/.+", "system, cvmfs:/cvmfs/... or tarball:/...")]
+CondorSource = Annotated[
+    Line, _matching(r"system|cvmfs:/cvmfs/.+|tarball:/.+", "system, cvmfs:/cvmfs/... or tarball:/...")
+]
 
 
 class Table(BaseModel):
@@ -93,9 +95,9 @@ class Grant(Table):
 
     attribute: Annotated[Identifier, Field(description="Job attribute that carries the grant.")] = "OpportunisticSite"
     value: Annotated[Word, Field(description="Its value: the name of the HPC.")] = "leonardo"
-    vo_attribute: Annotated[
-        Identifier, Field(description="Job attribute in which the route leaves the VO's name.")
-    ] = "OpportunisticVO"
+    vo_attribute: Annotated[Identifier, Field(description="Job attribute in which the route leaves the VO's name.")] = (
+        "OpportunisticVO"
+    )
 
 
 class VO(Table):
@@ -119,9 +121,7 @@ class VO(Table):
     max_idle: Annotated[
         int, Field(ge=1, description="Routed jobs of this VO that may wait at a time, per CE (MaxIdleJobs).")
     ] = 500
-    max_jobs: Annotated[
-        int, Field(ge=1, description="Routed jobs of this VO at a time, per CE (MaxJobs).")
-    ] = 10000
+    max_jobs: Annotated[int, Field(ge=1, description="Routed jobs of this VO at a time, per CE (MaxJobs).")] = 10000
 
     @model_validator(mode="after")
     def _someone_is_named(self) -> VO:
@@ -145,14 +145,12 @@ class Demand(Table):
 class Pressure(Table):
     """How hard the controller pushes, whatever the resource."""
 
-    interval: Annotated[Duration, Field(description="Time between two cycles of `pressure run`.")] = timedelta(seconds=60)
-    instance: Annotated[Identifier, Field(description="Name of this controller; it stands in every pilot's comment.")] = (
-        "leonardo"
-    )
+    interval: Annotated[Duration, Field(description="Time between cycles of `pressure run`.")] = timedelta(seconds=60)
+    instance: Annotated[Identifier, Field(description="This controller's name, in every pilot's comment.")] = "leonardo"
     min_fill: Annotated[
         float, Field(ge=0, le=1, description="Open a node only if this part of it would be used ...")
     ] = 0.25
-    max_wait: Annotated[Duration, Field(description="... or a job for it has waited this long.")] = timedelta(minutes=15)
+    max_wait: Annotated[Duration, Field(description="... or its job has waited this long.")] = timedelta(minutes=15)
     max_new_per_cycle: Annotated[int, Field(ge=1, description="Pilots submitted in one cycle, per resource.")] = 20
     surplus_cycles: Annotated[
         int, Field(ge=1, description="Cycles that a pending pilot must be unneeded before it is cancelled.")
@@ -160,9 +158,9 @@ class Pressure(Table):
     boot_timeout: Annotated[
         Duration, Field(description="A running pilot that has not joined after this long is no supply any more.")
     ] = timedelta(minutes=15)
-    state_dir: Annotated[
-        Path, Field(description="Lock and small state of the controller, on the edge node.")
-    ] = "~/.local/state/htcebridge"
+    state_dir: Annotated[Path, Field(description="Lock and small state of the controller, on the edge node.")] = (
+        "~/.local/state/htcebridge"
+    )
 
 
 class PilotSettings(Table):
@@ -187,7 +185,7 @@ class PilotSettings(Table):
     idle_timeout: Annotated[Duration, Field(description="A pilot that runs no job for this long leaves its node.")] = (
         timedelta(minutes=20)
     )
-    default_walltime: Annotated[Duration, Field(description="Walltime of a job that declares none.")] = timedelta(hours=8)
+    default_walltime: Annotated[Duration, Field(description="Walltime of jobs that declare none.")] = timedelta(hours=8)
     margin: Annotated[
         Duration, Field(description="Time kept free before the end that Slurm gave, to vacate and clean up.")
     ] = timedelta(minutes=4)
@@ -222,7 +220,7 @@ class Resource(PilotSettings):
         Duration | None, Field(description="Shortest life that is still useful (--time-min): lets backfill shrink it.")
     ] = None
     job_name: Annotated[Word, Field(description="Slurm job name.")] = "htcebridge"
-    max_running: Annotated[int, Field(ge=0, description="Pilots at a time: running, booting and pending together.")] = 10
+    max_running: Annotated[int, Field(ge=0, description="Pilots at a time, pending ones included.")] = 10
     max_pending: Annotated[int, Field(ge=0, description="Pilots that may wait in Slurm at a time.")] = 5
     max_node_hours: Annotated[
         float | None, Field(ge=0, description="Node-hours that this resource's pilots may use since node_hours_since.")
@@ -243,7 +241,8 @@ class Resource(PilotSettings):
         """Scratch that a pilot has for its jobs, MiB."""
         if self.disk is not None:
             return self.disk
-        tmpfs = [parse_megabytes(size) for name, _, size in (gres.partition(":") for gres in self.gres) if name == "tmpfs"]
+        split = (gres.partition(":") for gres in self.gres)
+        tmpfs = [parse_megabytes(size) for name, _, size in split if name == "tmpfs"]
         # Leonardo gives a job 10 GB of /tmp when it asks for no tmpfs (startd.md, section 5).
         return sum(tmpfs) or 10 * 1024
 
@@ -262,7 +261,9 @@ class Resource(PilotSettings):
         if self.min_walltime is not None and self.min_walltime > self.walltime:
             raise ValueError("min_walltime is longer than walltime")
         if (self.min_walltime or self.walltime) <= self.margin + self.boot_time:
-            raise ValueError("margin and boot_time leave a pilot no time for jobs: together they must be shorter than (min_)walltime")
+            raise ValueError(
+                "margin + boot_time leave no time for jobs: they must be shorter than walltime and min_walltime"
+            )
         if self.memory_reserve >= self.memory:
             raise ValueError("memory_reserve leaves no memory for jobs")
         for gres in self.gres:

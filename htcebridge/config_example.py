@@ -97,7 +97,8 @@ def _plain_default(model: type[config.Table], name: str) -> Any:
 def _line(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return f"{name} = {{ {', '.join(_line(key, item) for key, item in value.items())} }}".replace("{  }", "{}")
-    return tomli_w.dumps({name: value}).replace("\n", " ").replace("[ ", "[").replace(", ]", "]").strip().replace("    ", "")
+    text = " ".join(tomli_w.dumps({name: value}).split())
+    return text.replace("[ ", "[").replace(", ]", "]")
 
 
 def _without_none(value: Any) -> Any:

@@ -94,8 +94,7 @@ def _table_fields(location: Sequence[int | str]) -> dict[str, str]:
     """Key -> description of the table that a location is in."""
     from htcebridge import config
 
-    model: type[config.Table] = config.Config
-    tables = {
+    tables: dict[str, type[config.Table]] = {
         "tier1": config.Tier1,
         "grant": config.Grant,
         "vo": config.VO,
@@ -104,8 +103,7 @@ def _table_fields(location: Sequence[int | str]) -> dict[str, str]:
         "pilot": config.PilotSettings,
         "resource": config.Resource,
     }
-    if len(location) > 1:
-        model = tables.get(str(location[0]), config.Config)
+    model: type[config.Table] = tables.get(str(location[0]), config.Config) if len(location) > 1 else config.Config
     return {field.alias or name: field.description or "" for name, field in model.model_fields.items()}
 
 

@@ -33,7 +33,7 @@ from htcebridge.model import (
     SlurmJob,
     Startd,
 )
-from htcebridge.slurm import Slurm, SlurmRefused, Submission
+from htcebridge.slurm import Billing, Slurm, SlurmRefused, Submission
 
 if TYPE_CHECKING:
     from htcebridge.config import Config
@@ -141,7 +141,7 @@ def _phase(job: SlurmJob, startd: Startd | None, now: int, boot_timeout_s: float
 
 def decide(config: Config, slurm: Slurm, seen: Observation, surplus: Mapping[str, int]) -> Plan:
     """The plan for what was seen. Raises UnknownState if a resource's node-hours cannot be read."""
-    limits = {name: _limits(config, slurm, name) for name in config.resources}
+    limits = {name: _limits(config, slurm, name, seen) for name in config.resources}
     policy = Policy(
         min_fill=config.pressure.min_fill,
         max_wait_s=int(config.pressure.max_wait.total_seconds()),
@@ -150,14 +150,19 @@ def decide(config: Config, slurm: Slurm, seen: Observation, surplus: Mapping[str
     return planner.plan(seen.demand, seen.pilots, limits, policy, seen.now, surplus)
 
 
-def _limits(config: Config, slurm: Slurm, name: str) -> Limits:
+def _limits(config: Config, slurm: Slurm, name: str, seen: Observation) -> Limits:
     resource = config.resources[name]
     left = None
     if resource.max_node_hours is not None:
-        left = resource.max_node_hours - slurm.node_hours(name, resource.node_hours_since)
-    return replace(
-        pilot.limits(name, resource, left), max_new_per_cycle=config.pressure.max_new_per_cycle
-    )
+        billing = Billing(resource.job_name, resource.account, resource.partition, resource.qos)
+        ended = slurm.node_hours(name, billing, resource.node_hours_since)
+        live = sum(
+            seen.now - each.job.started
+            for each in seen.pilots
+            if each.job.resource == name and each.phase is not PilotPhase.ENDED and each.job.started is not None
+        )
+        left = resource.max_node_hours - ended - live / 3600
+    return replace(pilot.limits(name, resource, left), max_new_per_cycle=config.pressure.max_new_per_cycle)
 
 
 def look(config: Config, surplus: Mapping[str, int] | None = None) -> tuple[Plan, tuple[str, ...]]:

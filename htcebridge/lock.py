@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("htcebridge")
 
+
 class ControllerLock:
     """Held while a controller works. The kernel lets go of it when its last holder is gone, kill -9 included.
 

@@ -128,6 +128,7 @@ def startd_config(config: Config, name: str) -> str:
         resource=resource,
         start=start_expression(config, resource),
         attributes={**identity(config, name), **resource.attributes},
+        update_s=max(8, min(60, int(resource.idle_timeout.total_seconds()) // 4)),
         seconds=lambda duration: int(duration.total_seconds()),
     )
 

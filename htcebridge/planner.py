@@ -48,7 +48,7 @@ def plan(
 def hold(why: str, limits: Iterable[str]) -> Plan:
     """The plan of a cycle that could not see enough to decide."""
     nothing = ResourcePlan(needed=0, running=0, booting=0, pending=0, reasons=(f"held: {why}",))
-    return Plan(resources={name: nothing for name in limits}, surplus={}, held=why)
+    return Plan(resources=dict.fromkeys(limits, nothing), surplus={}, held=why)
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,8 @@ def _cut(wanted: int, pilots: Sequence[Pilot], limit: Limits, reasons: list[str]
     if limit.node_hours_left is not None:
         hours = limit.walltime_s / 3600
         affordable = max(0, int(limit.node_hours_left // hours))
-        caps.append((affordable, f"max_node_hours ({max(0.0, limit.node_hours_left):.1f} left, a pilot may take {hours:g})"))
+        left = max(0.0, limit.node_hours_left)
+        caps.append((affordable, f"max_node_hours ({left:.1f} left, a pilot may take {hours:g})"))
     for cap, name in caps:
         if wanted > cap:
             reasons.append(f"cut from {wanted} to {cap} by {name}")
@@ -284,7 +285,7 @@ def _cancel_surplus(
         return replace(decision, reasons=(*decision.reasons, note)), before
     cycles = before + 1
     if cycles < policy.surplus_cycles:
-        note = f"{excess} pending pilots are surplus, cycle {cycles} of {policy.surplus_cycles} before they are cancelled"
+        note = f"{excess} pending pilots are surplus for {cycles} of surplus_cycles {policy.surplus_cycles}"
         return replace(decision, reasons=(*decision.reasons, note)), cycles
     newest = sorted(pending, key=lambda pilot: (pilot.job.submitted or 0, _numbers(pilot.job.id)), reverse=True)
     cancel = tuple(pilot.job.id for pilot in newest[:excess])
@@ -293,5 +294,5 @@ def _cancel_surplus(
 
 
 def _numbers(job_id: str) -> tuple[int, ...]:
-    """"12_3" sorts after "9" and after "12_2"."""
+    """ "12_3" sorts after "9" and after "12_2"."""
     return tuple(int(part) for part in job_id.split("_") if part.isdigit())

@@ -23,6 +23,8 @@ from htcebridge.model import SlurmJob
 SQUEUE_FORMAT = "%i|%A|%T|%r|%P|%q|%a|%V|%S|%e|%l|%N|%k"
 _FIELDS = SQUEUE_FORMAT.count("|") + 1
 COMMENT_PREFIX = "htcebridge"
+SACCT_FIELDS = "ElapsedRaw,AllocNodes,State,JobName,Account,Partition,QOS,Comment"
+_SACCT_FIELDS = SACCT_FIELDS.count(",") + 1
 
 _OUTAGE = (
     "Unable to contact slurm controller",
@@ -49,6 +51,16 @@ class Submission:
     resource: str
     plan_id: str
     time_min_s: int | None = None
+
+
+@dataclass(frozen=True)
+class Billing:
+    """As what a resource's pilots appear in slurmdbd."""
+
+    job_name: str
+    account: str
+    partition: str
+    qos: str
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,11 @@ class Slurm:
         if ids:
             self._run(["scancel", "--state=PENDING", *ids])
 
-    def node_hours(self, resource: str, since: date | None) -> float:
-        """Node-hours of this instance's pilots of a resource, by slurmdbd. Raises UnknownState, ConfigError."""
+    def node_hours(self, resource: str, as_: Billing, since: date | None) -> float:
+        """Node-hours of this instance's ended pilots of a resource, by slurmdbd. Raises UnknownState, ConfigError."""
         start = (since or date(1970, 1, 2)).isoformat()
-        output = self._run(["sacct", "-X", "-n", "-P", "-S", start, "-o", "ElapsedRaw,AllocNodes,Comment"])
-        return parse_node_hours(output, self.instance, resource)
+        output = self._run(["sacct", "-X", "-n", "-P", "-S", start, "-o", SACCT_FIELDS])
+        return parse_node_hours(output, self.instance, resource, as_)
 
     def _run(self, arguments: Sequence[str], script: str | None = None, lock: IO[str] | None = None) -> str:
         command = arguments[0]
@@ -179,16 +191,22 @@ def parse_sbatch(output: str) -> str:
     return found[1]
 
 
-def parse_node_hours(output: str, instance: str, resource: str) -> float:
-    """Sum of ElapsedRaw (s) * AllocNodes over the lines whose comment is ours. Raises UnknownState."""
+def parse_node_hours(output: str, instance: str, resource: str, as_: Billing) -> float:
+    """Node-hours in sacct's lines of `SACCT_FIELDS` that are this resource's. Raises UnknownState.
+
+    slurmdbd keeps a comment only with AccountingStoreFlags=job_comment, and from the job's end on (24.11, 26.05).
+    A job without one counts if it looks like ours: rather a node-hour too many than a budget overrun.
+    """
     seconds = 0
     for line in output.splitlines():
-        elapsed, _, rest = line.partition("|")
-        nodes, separator, text = rest.partition("|")
-        if not separator or not elapsed.isdigit() or not nodes.isdigit():
+        fields = line.split("|", _SACCT_FIELDS - 1)
+        if len(fields) != _SACCT_FIELDS or not (fields[0].isdigit() and fields[1].isdigit()):
             raise UnknownState(f"sacct printed a line that is none of its own: {line[:120]!r}")
+        elapsed, nodes, state, *billing, text = fields
+        if state in ("RUNNING", "PENDING", "SUSPENDED"):
+            continue
         ours = parse_comment(text, instance)
-        if ours and ours[0] == resource:
+        if (ours and ours[0] == resource) or (not text and Billing(*billing) == as_):
             seconds += int(elapsed) * int(nodes)
     return seconds / 3600
 

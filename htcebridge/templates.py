@@ -45,7 +45,9 @@ def condor_value(value: object) -> str:
     """
     text = str(value)
     if any(not character.isprintable() for character in text):
-        raise ConfigError(f"{text!r} has a line break or a control character: it cannot stand in HTCondor configuration")
+        raise ConfigError(
+            f"{text!r} cannot stand in HTCondor configuration: a line break or control character is in it"
+        )
     return text.replace("$", "$(DOLLAR)")
 
 

@@ -119,7 +119,7 @@ def read_pool(pool: Pool, instance: str) -> PoolView:
     schedds += tuple(Schedd(name, "", "") for name in sorted(missing))
     if not schedds:
         raise UnknownState(
-            f"collector {pool.collector} knows no schedd that tier1.schedd_constraint ({pool.schedd_constraint}) accepts"
+            f"collector {pool.collector} has no schedd for which tier1.schedd_constraint ({pool.schedd_constraint}) holds"
         )
     return PoolView(schedds, tuple(_startd(row) for row in answer["startds"]))
 
@@ -327,7 +327,8 @@ def _answer_demand(request: dict[str, Any]) -> dict[str, Any]:
     else:
         raise RuntimeError("the autoclusters changed during each of three reads")
     if loose:
-        loose = schedd.query(f"{tagged} && AutoClusterId =?= undefined", keys + list(RESOURCE_ATTRIBUTES), opts=options.GroupBy)
+        unclustered = f"{tagged} && AutoClusterId =?= undefined"
+        loose = schedd.query(unclustered, keys + list(RESOURCE_ATTRIBUTES), opts=options.GroupBy)
     jobs: dict[str, dict[str, Any]] = {}
     first_jobs: dict[str, tuple[int, int]] = {}
     for row in known + loose:

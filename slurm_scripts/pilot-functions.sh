@@ -28,7 +28,11 @@ clean_up() {
       sleep 0.5
     done
   fi
-  [ -z "$SENTINEL" ] || kill "$SENTINEL" 2> /dev/null
+  # It ends by itself when the master is gone.
+  for _ in {1..10}; do
+    if [ -z "$SENTINEL" ] || ! kill -0 "$SENTINEL" 2> /dev/null; then break; fi
+    sleep 0.5
+  done
   [ -n "$OUTCOME" ] || say "htcebridge-outcome code=$code reason=the script ended unexpectedly"
   if [ -d "$PILOT_DIR" ]; then
     if [ "$code" -ne 0 ]; then
@@ -106,12 +110,12 @@ use_condor() {
 }
 
 # When a preemption's grace begins Slurm tells job steps only, not this script: a step that does nothing else
-# hears it and tells condor_master.
+# hears it, leaves a note and tells condor_master.
 start_sentinel() {
   command -v srun > /dev/null || return 0
   # shellcheck disable=SC2016  # expanded by the inner shell
   srun --quiet --overlap --ntasks=1 --cpus-per-task=1 --mem=0 --gres=none --job-name=sentinel --export=ALL bash -c '
-    trap "echo \"$(date +%FT%T) sentinel: Slurm announces the end, telling condor_master\"; kill -TERM $1" TERM
-    while kill -0 "$1" 2> /dev/null; do sleep 1 & wait $!; done' sentinel "$MASTER" &
+    trap "date +%FT%T > \"\$2\"; kill -TERM \"\$1\"" TERM
+    while kill -0 "$1" 2> /dev/null; do sleep 1 & wait $!; done' sentinel "$MASTER" "$PILOT_DIR/announced" &
   SENTINEL=$!
 }

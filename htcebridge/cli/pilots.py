@@ -29,9 +29,7 @@ def command(app: App, as_json: bool, watch: float | None, ended_too: bool) -> in
     def read() -> list[Pilot]:
         jobs = Slurm(config.pressure.instance).jobs()
         view = tier1.read_pool(controller.pool(config), config.pressure.instance)
-        pilots = controller.join(
-            jobs, view.startds, int(time.time()), config.pressure.boot_timeout.total_seconds()
-        )
+        pilots = controller.join(jobs, view.startds, int(time.time()), config.pressure.boot_timeout.total_seconds())
         return [pilot for pilot in pilots if ended_too or pilot.phase is not PilotPhase.ENDED]
 
     if as_json:
