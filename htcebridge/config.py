@@ -84,6 +84,9 @@ class Tier1(Table):
         Field(description="Schedds to ask, by name. Empty: every schedd that schedd_constraint accepts."),
     ] = ()
     schedd_constraint: Annotated[Text, Field(description="ClassAd constraint on the schedds' ads.")] = "true"
+    remember_schedds: Annotated[
+        Duration, Field(description="A schedd that left the collector counts as silent, not as empty, for this long.")
+    ] = timedelta(days=1)
     token_directory: Annotated[
         Path, Field(description="Directory of the controller's IDTOKEN; READ is enough. Files must be 0600.")
     ] = "~/.condor/tokens.d"

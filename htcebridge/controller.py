@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from htcebridge import config_file, pilot, planner, tier1
 from htcebridge.errors import BridgeError, ConfigError, ExitCode, UnknownState
-from htcebridge.lock import ControllerLock
+from htcebridge.lock import ControllerLock, Memory, recall
 from htcebridge.matching import Matcher, evaluate
 from htcebridge.model import (
     Demand,
@@ -66,6 +66,8 @@ class Observation:
     now: int
     demand: Demand
     pilots: tuple[Pilot, ...]
+    schedds: frozenset[str] = frozenset()
+    """The schedds that the collector knows now."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,26 @@ def read_demand(config: Config, schedds: Sequence[tier1.Schedd], now: int) -> De
     )
 
 
-def observe(config: Config, slurm: Slurm, now: int) -> Observation:
+def observe(config: Config, slurm: Slurm, now: int, memory: Memory) -> Observation:
     """Read Slurm, the collector and all schedds. Raises UnknownState if Slurm, the collector or all schedds fail."""
     tier1.check_tokens(pool(config).token_directory)
     jobs = slurm.jobs()
     view = tier1.read_pool(pool(config), config.pressure.instance)
-    demand = read_demand(config, view.schedds, now)
+    schedds = with_absent(config, view.schedds, now, memory)
+    demand = read_demand(config, schedds, now)
     if not any(schedd.ok for schedd in demand.schedds):
         raise UnknownState("; ".join(f"schedd {schedd.name}: {schedd.error}" for schedd in demand.schedds))
     boot_timeout_s = config.pressure.boot_timeout.total_seconds()
-    return Observation(now, demand, tuple(join(jobs, view.startds, now, boot_timeout_s)))
+    pilots = tuple(join(jobs, view.startds, now, boot_timeout_s))
+    return Observation(now, demand, pilots, frozenset(schedd.name for schedd in view.schedds if schedd.address))
+
+
+def with_absent(config: Config, schedds: Sequence[tier1.Schedd], now: int, memory: Memory) -> tuple[tier1.Schedd, ...]:
+    """These schedds and the ones that the collector knew lately: their jobs are unknown, not gone."""
+    there = {schedd.name for schedd in schedds}
+    oldest = now - config.tier1.remember_schedds.total_seconds()
+    absent = () if config.tier1.schedds else (name for name, seen in memory.schedds.items() if seen >= oldest)
+    return (*schedds, *(tier1.Schedd(name, "", "") for name in sorted(absent) if name not in there))
 
 
 def join(jobs: Iterable[SlurmJob], startds: Iterable[Startd], now: int, boot_timeout_s: float) -> list[Pilot]:
@@ -165,29 +177,44 @@ def _limits(config: Config, slurm: Slurm, name: str, seen: Observation) -> Limit
     return replace(pilot.limits(name, resource, left), max_new_per_cycle=config.pressure.max_new_per_cycle)
 
 
-def look(config: Config, surplus: Mapping[str, int] | None = None) -> tuple[Plan, tuple[str, ...]]:
-    """Observe and plan, change nothing: the plan (held if something is unknown) and what is wrong out there."""
-    _require_resources(config)
-    slurm = Slurm(config.pressure.instance)
+@dataclass(frozen=True)
+class Look:
+    """A plan and what it rests on. `seen` is None and the plan held where something is unknown."""
+
+    plan: Plan
+    problems: tuple[str, ...]
+    seen: Observation | None = None
+
+
+def look(config: Config) -> Look:
+    """Observe and plan, change nothing. Raises ConfigError for what only the admin can mend."""
+    if not config.resources:
+        raise ConfigError("no [resource.NAME] in the configuration: nothing to start pilots on")
+    slurm, memory = Slurm(config.pressure.instance), recall(config)
     try:
-        seen = observe(config, slurm, int(time.time()))
-        return decide(config, slurm, seen, surplus or {}), _silent_schedds(seen.demand)
+        seen = observe(config, slurm, int(time.time()), memory)
+        return Look(decide(config, slurm, seen, memory.surplus), _silent_schedds(seen.demand), seen)
     except UnknownState as error:
-        return planner.hold(str(error), config.resources), (str(error),)
+        return Look(planner.hold(str(error), config.resources), (str(error),))
 
 
 def cycle(config: Config, lock: ControllerLock) -> CycleResult:
     """One cycle: observe, plan, act, record. Raises ConfigError for what only the admin can mend."""
     plan_id = f"{int(time.time()):x}{secrets.token_hex(2)}"
     _check_pilots_can_start(config)
-    plan, problems = look(config, lock.surplus)
-    _log_plan(plan_id, plan)
-    if plan.held:
-        return CycleResult(plan, plan_id, problems, ExitCode.TEMPFAIL)
-    failures = _act(config, plan, plan_id, lock)
-    lock.surplus = dict(plan.surplus)
-    everything = (*problems, *failures)
-    return CycleResult(plan, plan_id, everything, ExitCode.PROBLEM if everything else ExitCode.OK)
+    found = look(config)
+    _log_plan(plan_id, found.plan)
+    if found.seen is None:
+        return CycleResult(found.plan, plan_id, found.problems, ExitCode.TEMPFAIL)
+    problems = (*found.problems, *_act(config, found.plan, plan_id, lock))
+    lock.remember(_memory(config, found.plan, found.seen))
+    return CycleResult(found.plan, plan_id, problems, ExitCode.PROBLEM if problems else ExitCode.OK)
+
+
+def _memory(config: Config, plan: Plan, seen: Observation) -> Memory:
+    oldest = seen.now - config.tier1.remember_schedds.total_seconds()
+    known = {name: when for name, when in recall(config).schedds.items() if when >= oldest}
+    return Memory(dict(plan.surplus), {**known, **dict.fromkeys(seen.schedds, seen.now)})
 
 
 def _act(config: Config, plan: Plan, plan_id: str, lock: ControllerLock) -> list[str]:
@@ -267,14 +294,8 @@ def _reread(path: Path, last_good: Config) -> tuple[Config, str | None]:
     return config, None
 
 
-def _require_resources(config: Config) -> None:
-    if not config.resources:
-        raise ConfigError("no [resource.NAME] in the configuration: nothing to start pilots on")
-
-
 def _check_pilots_can_start(config: Config) -> None:
     """What would make every pilot fail, found before the first is submitted. Raises ConfigError."""
-    _require_resources(config)
     for resource in config.resources.values():
         tier1.check_secret(pilot.expand(resource.token_file, "token_file"))
         pilot.expand(resource.shared_dir, "shared_dir")

@@ -9,6 +9,8 @@ import os
 import socket
 import time
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
     from htcebridge.config import Config
 
 log = logging.getLogger("htcebridge")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one cycle hands to the next. All else is in Slurm and in the collector.
+
+    `surplus`: resource -> cycles with pending pilots too many. `schedds`: name -> when the collector last knew it
+    (seconds since the epoch), because a schedd that stops takes its ad away, and is unknown then, not empty.
+    """
+
+    surplus: dict[str, int] = field(default_factory=dict)
+    schedds: dict[str, int] = field(default_factory=dict)
 
 
 class ControllerLock:
@@ -33,7 +47,7 @@ class ControllerLock:
     def __init__(self, config: Config) -> None:
         directory = expand(config.pressure.state_dir, "pressure.state_dir")
         self._path = directory / f"{config.pressure.instance}.lock"
-        self._memory = directory / f"{config.pressure.instance}.json"
+        self._memory = _memory_file(config)
 
     def __enter__(self) -> ControllerLock:
         """Take the lock. Raises LockHeld that says who has it, ConfigError where it cannot be written."""
@@ -60,19 +74,26 @@ class ControllerLock:
         self.file.truncate(0)
         self.file.close()
 
-    @property
-    def surplus(self) -> dict[str, int]:
-        """Cycles of surplus per resource, from the last cycle. A lost or damaged file only starts the count again."""
-        with suppress(OSError, ValueError, TypeError, AttributeError):
-            known = json.loads(self._memory.read_text(encoding="utf-8"))
-            return {str(name): int(count) for name, count in known["surplus"].items()}
-        return {}
-
-    @surplus.setter
-    def surplus(self, counts: dict[str, int]) -> None:
+    def remember(self, memory: Memory) -> None:
+        """Keep what the next cycle wants to know. A disk that is full only makes it forget."""
         temporary = self._memory.with_suffix(".new")
         try:
-            temporary.write_text(json.dumps({"surplus": counts}), encoding="utf-8")
+            temporary.write_text(json.dumps(asdict(memory)), encoding="utf-8")
             temporary.replace(self._memory)
         except OSError as error:
-            log.warning("%s: cannot be written (%s): surplus pilots wait longer", self._memory, error.strerror)
+            log.warning("%s: cannot be written (%s): the next cycle starts without it", self._memory, error.strerror)
+
+
+def recall(config: Config) -> Memory:
+    """What the last cycle left. A lost or damaged file only makes surplus count anew and silent schedds unknown."""
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+        known = json.loads(_memory_file(config).read_text(encoding="utf-8"))
+        return Memory(
+            surplus={str(name): int(count) for name, count in known["surplus"].items()},
+            schedds={str(name): int(seen) for name, seen in known["schedds"].items()},
+        )
+    return Memory()
+
+
+def _memory_file(config: Config) -> Path:
+    return expand(config.pressure.state_dir, "pressure.state_dir") / f"{config.pressure.instance}.json"

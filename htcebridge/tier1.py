@@ -119,7 +119,7 @@ def read_pool(pool: Pool, instance: str) -> PoolView:
     schedds += tuple(Schedd(name, "", "") for name in sorted(missing))
     if not schedds:
         raise UnknownState(
-            f"collector {pool.collector} has no schedd for which tier1.schedd_constraint ({pool.schedd_constraint}) holds"
+            f"collector {pool.collector} has no schedd that schedd_constraint ({pool.schedd_constraint}) accepts"
         )
     return PoolView(schedds, tuple(_startd(row) for row in answer["startds"]))
 
@@ -133,7 +133,7 @@ def read_demand(pool: Pool, schedds: Sequence[Schedd], tag: Tag) -> list[ScheddG
 def _read_schedd(pool: Pool, schedd: Schedd, tag: Tag) -> ScheddGroups:
     started = time.monotonic()
     if not schedd.address:
-        return ScheddGroups(schedd.name, 0.0, error="not in the collector: down, or misspelt in tier1.schedds")
+        return ScheddGroups(schedd.name, 0.0, error="not in the collector: is it down?")
     request = {
         "ask": "demand",
         "name": schedd.name,

@@ -34,12 +34,25 @@ clean_up() {
     sleep 0.5
   done
   [ -n "$OUTCOME" ] || say "htcebridge-outcome code=$code reason=the script ended unexpectedly"
+  if [ -n "${JOINING:-}" ]; then say_goodbye; fi
   if [ -d "$PILOT_DIR" ]; then
     if [ "$code" -ne 0 ]; then
       tail -n 200 "$PILOT_DIR"/log/MasterLog "$PILOT_DIR"/log/StartLog 2> /dev/null
     fi
     cd / && rm -rf -- "$PILOT_DIR"
   fi
+}
+
+# Take this pilot's ads out of the collector. The startd does so itself unless it died hard (scancel can kill its
+# condor_procd with a broadcast TERM): its ads would stay for 15 minutes, and be matched.
+say_goodbye() {
+  local what
+  for what in STARTD:Machine STARTD:StartD MASTER:DaemonMaster; do
+    printf 'MyType = "Query"\nTargetType = "%s"\nRequirements = PilotJobId =?= "%s"\n' "${what#*:}" "$PILOT_ID" \
+      > "$PILOT_DIR/goodbye"
+    timeout 10 condor_advertise "INVALIDATE_${what%:*}_ADS" "$PILOT_DIR/goodbye" > /dev/null \
+      || say "the collector may still show the $(tr '[:upper:]' '[:lower:]' <<< "${what%:*}") of this pilot"
+  done
 }
 
 # Seconds since the epoch at which Slurm ends this job. SLURM_JOB_END_TIME is there since 23.02.

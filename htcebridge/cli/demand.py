@@ -15,6 +15,7 @@ from htcebridge.cli import App
 from htcebridge.cli.output import json_option, print_json, show, table, watch_option
 from htcebridge.config import Config
 from htcebridge.errors import ExitCode
+from htcebridge.lock import recall
 from htcebridge.model import Demand, Group
 from htcebridge.units import format_duration, format_megabytes
 
@@ -34,7 +35,8 @@ def command(app: App, as_json: bool, watch: float | None) -> int:
     def read() -> Demand:
         now = int(time.time())
         view = tier1.read_pool(controller.pool(config), config.pressure.instance)
-        last[:] = [controller.read_demand(config, view.schedds, now)]
+        schedds = controller.with_absent(config, view.schedds, now, recall(config))
+        last[:] = [controller.read_demand(config, schedds, now)]
         return last[0]
 
     if as_json:

@@ -34,12 +34,12 @@ def plan(app: App, as_json: bool) -> int:
     Exit code 75 if something could not be observed, so that nothing was decided.
     """
     config = app.config()
-    decision, problems = controller.look(config, ControllerLock(config).surplus)
+    found = controller.look(config)
     if as_json:
-        print_json(as_document(decision, time.time()))
+        print_json(as_document(found.plan, time.time()))
     else:
-        show(lambda: _picture(decision), None)
-    return _report(decision, problems)
+        show(lambda: _picture(found.plan), None)
+    return _report(found.plan, found.problems)
 
 
 @command.command()

@@ -1,0 +1,45 @@
+# Each target sets up by itself what it needs: `make help` lists them.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SUITES ?= trixie forky
+export HTCEBRIDGE_SUITES := $(SUITES)
+TESTBED := $(PYTHON) -m tests.testbed
+
+.PHONY: help demo test unit e2e lint bench testbed-up testbed-down clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: prepared ## show the whole chain: CE, route, demand, plan, pilot, job, on real HTCondor and Slurm
+	$(PYTHON) -m tests.e2e.demo
+
+test: unit e2e ## all tests; the testbed's need root (SUITES=trixie: one suite only)
+
+unit: prepared ## the fast tests
+	$(PYTHON) -m pytest tests/unit -q
+
+e2e: prepared ## the whole chain on a testbed of each suite, side by side
+	$(PYTHON) -m pytest tests/e2e tests/testbed -v -n $(words $(SUITES)) --dist loadgroup
+
+lint: prepared ## ruff, mypy, shellcheck
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	scripts/shell-scripts | xargs -0 shellcheck
+
+bench: prepared ## the benchmarks, on a testbed
+	$(PYTHON) -m benchmarks
+
+testbed-up: prepared ## start a testbed (SUITE=trixie NODES=2)
+	$(TESTBED) up --suite $(or $(SUITE),trixie) --nodes $(or $(NODES),2)
+
+testbed-down: prepared ## end every testbed
+	$(TESTBED) down --all
+
+.PHONY: prepared
+prepared:
+	@scripts/prepare $(VENV)
+
+clean: ## remove what make has made in this checkout
+	rm -rf $(VENV) build dist *.egg-info

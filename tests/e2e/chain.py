@@ -1,0 +1,252 @@
+"""The whole chain on a testbed: submits grid jobs to the CEs, drives htcebridge on the edge node, looks at the result."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.testbed import Testbed
+from tests.testbed.wheels import wheelhouse
+
+PROJECT = Path(__file__).parents[2]
+CE_ENVIRONMENT = {"CONDOR_CONFIG": "/etc/condor-ce/condor_config"}
+HTCEBRIDGE = "/leonardo/home/leo/htcebridge-venv/bin/htcebridge"
+CONFIG = "/leonardo/home/leo/.config/htcebridge/htcebridge.toml"
+STATE = "/leonardo/home/leo/.local/state/htcebridge"
+IDLE, RUNNING, COMPLETED = 1, 2, 4
+
+CONFIGURATION = """
+[tier1]
+collector = "tier1.cr.example.org:9618"
+timeout = "8s"
+
+[[vo]]
+name = "cms"
+issuers = ["https://cms-auth.cern.ch/"]
+owners = ["cmspil*"]
+request = "flag"
+placement = "either"
+
+[[vo]]
+name = "atlas"
+owners = ["atlpil*"]
+request = "always"
+placement = "only"
+
+[pressure]
+interval = "4s"
+max_wait = "1s"
+surplus_cycles = 2
+
+[pilot]
+shared_dir = "$HOME/pilots"
+idle_timeout = "20s"
+
+[resource.dcgp]
+partition = "dcgp_usr_prod"
+account = "INF24_lhc_2"
+qos = "qos_lowprio"
+cpus = 112
+memory = "494000M"
+gres = ["tmpfs:3t"]
+walltime = "12h"
+min_walltime = "2h"
+job_name = "GP_CMS_CVMFS_STARTD"
+"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class GridJob:
+    """A job as its owner knows it: where it was submitted, and its id on the CE."""
+
+    ce: str
+    user: str
+    id: str
+
+    @property
+    def cluster(self) -> int:
+        return int(self.id.split(".")[0])
+
+
+class Chain:
+    """A testbed with htcebridge installed on its edge node and its routes in both CEs."""
+
+    def __init__(self, bed: Testbed) -> None:
+        self.bed = bed
+
+    def install(self) -> None:
+        """Install as a user would: a venv in leo's home, wheels, a configuration; the routes on both CEs."""
+        wheels = wheelhouse(PROJECT, self.bed.suite)
+        self.bed.install_wheels("edge", wheels, "/leonardo/home/leo/htcebridge-venv", "leo", "htcebridge")
+        self.configure(CONFIGURATION)
+        routes = self.htcebridge("routes", "show").stdout
+        for ce in ("ce01", "ce02"):
+            self.bed.write(ce, "/etc/condor-ce/config.d/60-htcebridge.conf", routes)
+            self.bed.on(ce, ["condor_reconfig"], env=CE_ENVIRONMENT)
+
+    def configure(self, text: str) -> None:
+        """Put a configuration where htcebridge looks for it."""
+        self.bed.on("edge", ["mkdir", "-p", str(Path(CONFIG).parent)], user="leo")
+        self.bed.write("edge", CONFIG, text, owner="leo")
+
+    def htcebridge(
+        self, *arguments: str, expect: int | None = 0, env: Mapping[str, str] | None = None, timeout: float = 90
+    ) -> Answer:
+        """Run a command on the edge node as leo. `expect` is its exit code; None takes any."""
+        done = self.bed.on(
+            "edge", [HTCEBRIDGE, *arguments], user="leo", env=dict(env or {}), check=False, timeout=timeout
+        )
+        answer = Answer(done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in answer.said, answer.said
+        assert expect is None or answer.code == expect, f"htcebridge {' '.join(arguments)}: {answer.code}\n{answer.said}"
+        return answer
+
+    def json(self, *arguments: str, expect: int | None = 0) -> Any:
+        """What a command says with --json."""
+        return json.loads(self.htcebridge(*arguments, "--json", expect=expect).stdout)
+
+    def submit(
+        self,
+        ce: str = "ce01",
+        user: str = "cmspil001",
+        seconds: int = 5,
+        count: int = 1,
+        cpus: int = 1,
+        walltime: str = "30m",
+        wants: bool = True,
+        extra: Iterable[str] = (),
+    ) -> list[GridJob]:
+        """Submit grid jobs to a CE; each says where it runs, and after `seconds` that it is done."""
+        script = f"hostname -s; echo started $(date +%s); sleep {seconds}; echo done"
+        lines = [
+            "universe = vanilla",
+            "executable = /bin/sh",
+            f"arguments = \"-c '{script}'\"",
+            "output = out.$(ClusterId).$(ProcId)",
+            "error = err.$(ClusterId).$(ProcId)",
+            "should_transfer_files = YES",
+            "when_to_transfer_output = ON_EXIT",
+            f"+xcount = {cpus}",
+            f"+maxWallTime = {_minutes(walltime)}",
+            *(["+WantOpportunistic = True"] if wants else []),
+            *extra,
+            f"queue {count}",
+            "",
+        ]
+        done = self.bed.on(ce, ["condor_submit", "-terse", "-"], user=user, env=CE_ENVIRONMENT, input="\n".join(lines))
+        first, last = (part.strip() for part in done.stdout.strip().split("-"))
+        cluster, low = first.split(".")
+        return [GridJob(ce, user, f"{cluster}.{proc}") for proc in range(int(low), int(last.split(".")[1]) + 1)]
+
+    def ce_queue(self, ce: str, *attributes: str) -> dict[str, list[str]]:
+        """CE job id -> these attributes, as text."""
+        return self._queue(ce, CE_ENVIRONMENT, "ClusterId,ProcId", attributes)
+
+    def pool_jobs(self, ce: str, *attributes: str) -> dict[str, list[str]]:
+        """CE job id -> these attributes of its routed copy in the Tier-1 schedd."""
+        found = self.bed.on(ce, ["condor_q", "-all", "-af", "RoutedFromJobId", *attributes]).stdout
+        rows = [line.split(" ", len(attributes)) for line in found.splitlines()]
+        return {row[0]: row[1:] for row in rows}
+
+    def _queue(
+        self, ce: str, env: Mapping[str, str], key: str, attributes: Sequence[str]
+    ) -> dict[str, list[str]]:
+        found = self.bed.on(ce, ["condor_q", "-all", "-af", *key.split(","), *attributes], env=dict(env)).stdout
+        rows = [line.split(" ", len(attributes) + 1) for line in found.splitlines()]
+        return {f"{row[0]}.{row[1]}": row[2:] for row in rows}
+
+    def states(self, jobs: Iterable[GridJob]) -> list[int | None]:
+        """The JobStatus of each job's routed copy; None where it has none (not routed yet, or done and gone)."""
+        jobs = list(jobs)
+        queues = {ce: self.pool_jobs(ce, "JobStatus") for ce in {job.ce for job in jobs}}
+        rows = [queues[job.ce].get(job.id) for job in jobs]
+        return [int(row[0]) if row else None for row in rows]
+
+    def starts(self, job: GridJob) -> int:
+        """How many times a job's routed copy has been started."""
+        text = self.pool_jobs(job.ce, "NumJobStarts").get(job.id, ["0"])[0]
+        return int(text) if text.isdigit() else 0
+
+    def output(self, job: GridJob) -> str:
+        """What came back to the CE from a job."""
+        path = f"/home/{job.user}/out.{job.id}"
+        return self.bed.on(job.ce, ["sh", "-c", f"cat {path} 2>/dev/null || true"]).stdout
+
+    def node_of(self, job: GridJob) -> str:
+        """The node on which a finished job ran, from its own output."""
+        return self.output(job).partition("\n")[0]
+
+    def done(self, jobs: Iterable[GridJob]) -> bool:
+        """Whether every job's whole output is back on its CE."""
+        return all(self.output(job).endswith("done\n") for job in jobs)
+
+    def slurm_jobs(self, user: str = "leo") -> dict[str, str]:
+        """Slurm job id -> state, arrays expanded, ended ones left out."""
+        found = self.bed.on("edge", ["squeue", "-h", "-r", "-u", user, "-o", "%i %T"], user="leo").stdout
+        return dict(line.split() for line in found.splitlines())
+
+    def occupy(self, nodes: int, minutes: int = 10) -> list[str]:
+        """Paying jobs of another user that fill whole DCGP nodes; their Slurm ids."""
+        submit = ["sbatch", "--parsable", "-A", "PAYING", "-q", "normal", "-p", "dcgp_usr_prod", "-N1", "-n1"]
+        submit += ["-c112", "-o", "/dev/null", "-t", str(minutes), "--wrap", f"sleep {minutes * 60}"]
+        return [self.bed.on("edge", submit, user="leo2").stdout.strip() for _ in range(nodes)]
+
+    def clean(self) -> None:
+        """No job, no pilot, no memory of the last test; every daemon runs."""
+        for user in ("leo", "leo2"):
+            self.bed.on("edge", ["scancel", "-u", user], user=user, check=False)
+        for ce in ("ce01", "ce02"):
+            self.bed.on(ce, ["condor_rm", "-all"], env=CE_ENVIRONMENT, check=False)
+            wait_until(lambda ce=ce: not self.ce_queue(ce), 60, f"the CE queue of {ce} is empty")
+            self.bed.on(ce, ["sh", "-c", "condor_rm -all; condor_rm -all -forcex"], check=False)
+            self.bed.on(ce, ["sh", "-c", "rm -f /home/*/out.* /home/*/err.*"])
+        wait_until(lambda: not self.slurm_jobs() and not self.slurm_jobs("leo2"), 90, "Slurm is empty")
+        wait_until(lambda: not self.startds(), 60, "the pool has no startd")
+        self.bed.on("edge", ["rm", "-rf", STATE, "/leonardo/home/leo/pilots"], user="leo")
+        self.configure(CONFIGURATION)
+
+    def startds(self) -> list[str]:
+        """The names of the partitionable slots in the collector."""
+        found = self.bed.on("tier1", ["condor_status", "-constraint", "PartitionableSlot =?= True", "-af", "Name"])
+        return found.stdout.split()
+
+    def pilot_logs(self) -> str:
+        """What all pilots have written."""
+        return self.bed.on("edge", ["sh", "-c", "cat pilots/logs/*.out 2>/dev/null || true"], user="leo").stdout
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command came to."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def said(self) -> str:
+        return self.stdout + self.stderr
+
+
+def wait_until(look: Callable[[], T], seconds: float, what: str, every: float = 1.0) -> T:
+    """What `look` returns as soon as it is true. Raises AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not so after {seconds:g} s: {what}; the last look gave {found!r}")
+        time.sleep(every)
+
+
+def _minutes(walltime: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([mh])", walltime).groups()  # type: ignore[union-attr]
+    return int(number) * (60 if unit == "h" else 1)

@@ -1,0 +1,37 @@
+"""One testbed per suite for all e2e tests; with pytest-xdist each suite has a worker of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.chain import Chain
+from tests.testbed import Testbed
+
+SUITES = os.environ.get("HTCEBRIDGE_SUITES", "trixie forky").split()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "installed" in metafunc.fixturenames:
+        marked = [pytest.param(suite, marks=pytest.mark.xdist_group(suite)) for suite in SUITES]
+        metafunc.parametrize("suite", marked, scope="session")
+
+
+@pytest.fixture(scope="session")
+def installed(suite: str) -> Iterator[Chain]:
+    """A testbed of this suite with htcebridge in place. Skipped without root: namespaces need it."""
+    if os.geteuid() != 0:
+        pytest.skip("the testbed needs root: it makes network namespaces and mounts")
+    with Testbed.up(suite, nodes=2, name=f"e2e-{suite}-{os.getpid()}") as bed:
+        chain = Chain(bed)
+        chain.install()
+        yield chain
+
+
+@pytest.fixture
+def chain(installed: Chain) -> Iterator[Chain]:
+    """The testbed, empty."""
+    installed.clean()
+    yield installed
