@@ -1,0 +1,2 @@
+#!/bin/sh
+rm -rf "/scratch_local/slurm_job.$SLURM_JOB_ID"
