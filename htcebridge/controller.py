@@ -96,7 +96,8 @@ def read_demand(config: Config, schedds: Sequence[tier1.Schedd], now: int) -> De
     grant = config.grant
     tag = tier1.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime)
     answers = tier1.read_demand(pool(config), schedds, tag)
-    matcher = Matcher({name: pilot.template_ad(config, name) for name in config.resources})
+    version = next((schedd.version for schedd in schedds if schedd.version), "")
+    matcher = Matcher({name: pilot.template_ad(config, name, version) for name in config.resources})
     groups = _merged(group for answer in answers for group in _groups(answer, matcher, config, now))
     return Demand(
         groups=tuple(sorted(groups, key=lambda group: (-group.idle, -group.running, group.owner, group.walltime_s))),

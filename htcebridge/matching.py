@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,23 +30,19 @@ class Matcher:
     """
 
     def __init__(self, pilots: dict[str, str]) -> None:
-        import classad2
-
+        classad2 = _bindings()
         self._pilots = {name: classad2.ClassAd(text) for name, text in pilots.items()}
 
     def fit(self, job_text: str) -> tuple[tuple[str, ...], dict[str, str]]:
         """The resources that take such a job and that it takes, and for each other one the reason."""
-        import classad2
-
-        job = classad2.ClassAd(job_text)
+        job = _bindings().ClassAd(job_text)
         why_not = {name: why for name, pilot in self._pilots.items() if (why := _why_not(job, pilot))}
         return tuple(name for name in self._pilots if name not in why_not), why_not
 
 
 def evaluate(job_text: str, walltime: Sequence[str], default_walltime_s: int) -> Job:
     """What a job asks. Attributes that are missing count as HTCondor counts them: one CPU, no GPU."""
-    import classad2
-
+    classad2 = _bindings()
     ad = classad2.ClassAd(job_text)
     ad["PilotJobWall"] = classad2.ExprTree(walltime_expression(walltime, default_walltime_s, scope=""))
     return Job(
@@ -67,6 +65,16 @@ def walltime_expression(walltime: Sequence[str], default_s: int, scope: str = "T
     for alternative in reversed(walltime):
         expression = f"(({scope}{alternative}) ?: {expression})"
     return expression
+
+
+def _bindings() -> Any:
+    """classad2 with HTCondor's own functions: split() or stringListMember() are errors until htcondor2 is loaded.
+
+    Measured with 25.14. No configuration of this machine's is read.
+    """
+    os.environ.setdefault("CONDOR_CONFIG", "/dev/null")
+    importlib.import_module("htcondor2")
+    return importlib.import_module("classad2")
 
 
 def _number(ad: classad2.ClassAd, name: str, default: int) -> int:
@@ -119,9 +127,7 @@ def _in_match(own: classad2.ClassAd, other: classad2.ClassAd, name: str) -> obje
 
 
 def _evaluate(expression: str, own: classad2.ClassAd, other: classad2.ClassAd) -> object:
-    import classad2
-
-    return classad2.ExprTree(expression).eval(own, other)
+    return _bindings().ExprTree(expression).eval(own, other)
 
 
 def _word(value: object) -> str:

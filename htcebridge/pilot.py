@@ -68,13 +68,18 @@ def job_wall_expression(config: Config, resource: Resource) -> str:
     return walltime_expression(config.demand.walltime, int(resource.default_walltime.total_seconds()))
 
 
-def template_ad(config: Config, name: str) -> str:
-    """The partitionable slot that a fresh pilot of a resource would advertise, as ClassAd text."""
+def template_ad(config: Config, name: str, condor_version: str) -> str:
+    """The partitionable slot that a fresh pilot of a resource would advertise, as ClassAd text.
+
+    condor_submit 25.14 writes a question about the startd's CondorVersion into every job's Requirements; pilots are
+    expected to run the version of the pool's schedds unless the resource's `attributes` say otherwise.
+    """
     resource = config.resources[name]
     shape = node_shape(resource)
     life = int(resource.longest_job.total_seconds())
     values: dict[str, object] = {
         **_LINUX,
+        "CondorVersion": condor_version,
         **identity(config, name),
         **resource.attributes,
         "Cpus": shape.cpus,

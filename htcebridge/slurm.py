@@ -62,6 +62,15 @@ class Billing:
     partition: str
     qos: str
 
+    def same(self, other: Billing) -> bool:
+        """slurmdbd keeps account names in lower case whatever was written."""
+        return (self.job_name, self.account.lower(), self.partition, self.qos) == (
+            other.job_name,
+            other.account.lower(),
+            other.partition,
+            other.qos,
+        )
+
 
 @dataclass(frozen=True)
 class Slurm:
@@ -206,7 +215,7 @@ def parse_node_hours(output: str, instance: str, resource: str, as_: Billing) ->
         if state in ("RUNNING", "PENDING", "SUSPENDED"):
             continue
         ours = parse_comment(text, instance)
-        if (ours and ours[0] == resource) or (not text and Billing(*billing) == as_):
+        if (ours and ours[0] == resource) or (not text and Billing(*billing).same(as_)):
             seconds += int(elapsed) * int(nodes)
     return seconds / 3600
 

@@ -1,4 +1,4 @@
-"""The whole chain on a testbed: submits grid jobs to the CEs, drives htcebridge on the edge node, looks at the result."""
+"""The whole chain on a testbed: grid jobs go into the CEs, htcebridge runs on the edge node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,7 +106,9 @@ class Chain:
         )
         answer = Answer(done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in answer.said, answer.said
-        assert expect is None or answer.code == expect, f"htcebridge {' '.join(arguments)}: {answer.code}\n{answer.said}"
+        assert expect is None or answer.code == expect, (
+            f"htcebridge {' '.join(arguments)}: {answer.code}\n{answer.said}"
+        )
         return answer
 
     def json(self, *arguments: str, expect: int | None = 0) -> Any:
@@ -155,9 +158,7 @@ class Chain:
         rows = [line.split(" ", len(attributes)) for line in found.splitlines()]
         return {row[0]: row[1:] for row in rows}
 
-    def _queue(
-        self, ce: str, env: Mapping[str, str], key: str, attributes: Sequence[str]
-    ) -> dict[str, list[str]]:
+    def _queue(self, ce: str, env: Mapping[str, str], key: str, attributes: Sequence[str]) -> dict[str, list[str]]:
         found = self.bed.on(ce, ["condor_q", "-all", "-af", *key.split(","), *attributes], env=dict(env)).stdout
         rows = [line.split(" ", len(attributes) + 1) for line in found.splitlines()]
         return {f"{row[0]}.{row[1]}": row[2:] for row in rows}
@@ -204,13 +205,16 @@ class Chain:
             self.bed.on("edge", ["scancel", "-u", user], user=user, check=False)
         for ce in ("ce01", "ce02"):
             self.bed.on(ce, ["condor_rm", "-all"], env=CE_ENVIRONMENT, check=False)
-            wait_until(lambda ce=ce: not self.ce_queue(ce), 60, f"the CE queue of {ce} is empty")
+            wait_until(partial(self._ce_is_empty, ce), 60, f"the CE queue of {ce} is empty")
             self.bed.on(ce, ["sh", "-c", "condor_rm -all; condor_rm -all -forcex"], check=False)
             self.bed.on(ce, ["sh", "-c", "rm -f /home/*/out.* /home/*/err.*"])
         wait_until(lambda: not self.slurm_jobs() and not self.slurm_jobs("leo2"), 90, "Slurm is empty")
         wait_until(lambda: not self.startds(), 60, "the pool has no startd")
         self.bed.on("edge", ["rm", "-rf", STATE, "/leonardo/home/leo/pilots"], user="leo")
         self.configure(CONFIGURATION)
+
+    def _ce_is_empty(self, ce: str) -> bool:
+        return not self.ce_queue(ce)
 
     def startds(self) -> list[str]:
         """The names of the partitionable slots in the collector."""
@@ -235,7 +239,7 @@ class Answer:
         return self.stdout + self.stderr
 
 
-def wait_until(look: Callable[[], T], seconds: float, what: str, every: float = 1.0) -> T:
+def wait_until(look: Callable[[], T | None], seconds: float, what: str, every: float = 1.0) -> T:
     """What `look` returns as soon as it is true. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

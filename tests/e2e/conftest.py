@@ -31,7 +31,7 @@ def installed(suite: str) -> Iterator[Chain]:
 
 
 @pytest.fixture
-def chain(installed: Chain) -> Iterator[Chain]:
+def chain(installed: Chain) -> Chain:
     """The testbed, empty."""
     installed.clean()
-    yield installed
+    return installed

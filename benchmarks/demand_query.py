@@ -1,0 +1,132 @@
+"""`htcebridge demand` against a plain projection query of the same attributes, 50,000 idle jobs in one schedd.
+
+Whole commands are compared, each a fresh process on the edge node: wall time, and the largest resident memory of its
+processes added up (a child's peak counts beside its parent's, though they need not coincide).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from statistics import median
+
+from tests.e2e.chain import HTCEBRIDGE, Chain, wait_until
+
+JOBS = 50_000
+ROUNDS = 5
+HOME = "/leonardo/home/leo"
+PYTHON = f"{HOME}/htcebridge-venv/bin/python"
+# The attributes that the demand rests on, one row a job.
+PLAIN = """
+import htcondor2
+collector = htcondor2.Collector("tier1.cr.example.org:9618")
+wanted = ["Name", "MyAddress", "CondorVersion"]
+(ad,) = collector.query(htcondor2.AdType.Schedd, 'Machine == "ce01.cr.example.org"', wanted)
+rows = htcondor2.Schedd(ad).query(
+    'OpportunisticSite =?= "leonardo" && (JobStatus == 1 || JobStatus == 2)',
+    ["JobStatus", "OpportunisticSite", "OpportunisticVO", "Owner", "QDate", "AllowedExecuteDuration",
+     "AllowedJobDuration", "BatchRuntime", "MaxWallTimeMins", "maxWallTime", "Requirements", "RequestCpus",
+     "RequestMemory", "RequestDisk", "RequestGPUs"])
+print(len(rows))
+"""
+# Runs a command; prints its seconds and the sum of its processes' peak memory (kB), from their own /proc entries.
+MEASURE = """
+import json, os, subprocess, sys, time
+began = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+peaks = {}
+def family(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as children:
+            return [pid] + [p for child in children.read().split() for p in family(int(child))]
+    except OSError:
+        return []
+while process.poll() is None:
+    for pid in family(process.pid):
+        try:
+            with open(f"/proc/{pid}/status") as status:
+                for line in status:
+                    if line.startswith("VmHWM:"):
+                        peaks[pid] = int(line.split()[1])
+        except OSError:
+            pass
+    time.sleep(0.005)
+print(json.dumps({"seconds": time.monotonic() - began, "kilobytes": sum(peaks.values()), "code": process.returncode}))
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians over the rounds."""
+
+    seconds: float
+    megabytes: float
+
+
+def run(chain: Chain) -> list[str]:
+    """Fill a schedd, measure both ways with and without autoclusters; lines of a table."""
+    submit_idle(chain, JOBS)
+    lines = [f"{JOBS} idle jobs in one schedd, medians of {ROUNDS} runs", ""]
+    lines += _compare(chain, "no startd in the pool (no autoclusters)")
+    job = chain.submit(ce="ce02", seconds=600)
+    wait_until(lambda: None not in chain.states(job), 60, "a job that fits is in the other schedd")
+    chain.htcebridge("pressure", "once")
+    wait_until(chain.startds, 120, "a pilot has joined")
+    wait_until(lambda: _autoclusters(chain) > 0, 120, "the schedd has autoclusters")
+    lines += _compare(chain, "with a startd in the pool")
+    return lines
+
+
+def submit_idle(chain: Chain, jobs: int) -> None:
+    """Tagged jobs of five shapes, straight into a Tier-1 schedd, idle for ever: no node has their memory."""
+    for part in range(5):
+        lines = [
+            "universe = vanilla",
+            "executable = /bin/true",
+            '+OpportunisticSite = "leonardo"',
+            '+OpportunisticVO = "cms"',
+            f"+BatchRuntime = {3600 * (part + 1)}",
+            f"request_cpus = {part + 1}",
+            "request_memory = 600000",
+            f"queue {jobs // 5}",
+            "",
+        ]
+        chain.bed.on("ce01", ["condor_submit", "-terse", "-"], user="cmspil001", input="\n".join(lines), timeout=300)
+
+
+def _compare(chain: Chain, title: str) -> list[str]:
+    plain_env = {
+        "CONDOR_CONFIG": "/dev/null",
+        "_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS": "IDTOKENS",
+        "_CONDOR_SEC_TOKEN_DIRECTORY": f"{HOME}/.condor/tokens.d",
+    }
+    plain, demand = [], []
+    for _ in range(ROUNDS):
+        plain.append(_measure(chain, [PYTHON, "-c", PLAIN], plain_env))
+        demand.append(_measure(chain, [HTCEBRIDGE, "demand", "--json"], {}))
+    mine, theirs = _median(demand), _median(plain)
+    return [
+        title,
+        f"  plain projection query  {theirs.seconds:6.2f} s  {theirs.megabytes:6.0f} MB",
+        f"  htcebridge demand       {mine.seconds:6.2f} s  {mine.megabytes:6.0f} MB",
+        f"  ratio                   {mine.seconds / theirs.seconds:6.2f}    {mine.megabytes / theirs.megabytes:6.2f}",
+    ]
+
+
+def _measure(chain: Chain, command: list[str], env: dict[str, str]) -> Cost:
+    done = chain.bed.on("edge", [PYTHON, "-c", MEASURE, *command], user="leo", env=env)
+    told = json.loads(done.stdout)
+    if told["code"] != 0:
+        raise RuntimeError(f"{command[0]} ended with code {told['code']}: {done.stderr}")
+    return Cost(told["seconds"], told["kilobytes"] / 1024)
+
+
+def _median(costs: list[Cost]) -> Cost:
+    return Cost(median(cost.seconds for cost in costs), median(cost.megabytes for cost in costs))
+
+
+def _autoclusters(chain: Chain) -> int:
+    found = chain.bed.on(
+        "ce01", ["condor_q", "-all", "-limit", "1", "-constraint", "AutoClusterId isnt undefined", "-af", "Owner"]
+    )
+    return len(found.stdout.split())
