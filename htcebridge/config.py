@@ -59,11 +59,15 @@ Word = Annotated[Line, _matching(r"[A-Za-z0-9_.+-]+", "a plain word (letters, di
 Identifier = Annotated[Line, _matching(r"[A-Za-z][A-Za-z0-9_]*", "a name (a letter, then letters, digits or '_')")]
 Gres = Annotated[Line, _matching(r"\w+(:[\w.-]+)*", "a Slurm gres such as 'tmpfs:3t' or 'gpu:4'")]
 HostPort = Annotated[Line, _matching(r"[A-Za-z0-9_.-]+(:\d+)?", "a host or host:port")]
-Issuer = Annotated[Line, _matching(r"https?://[^\s\"\\]+", "a token issuer's URL (https://...)")]
+Issuer = Annotated[Line, _matching(r"https?://[^\s\"\\$]+", "a token issuer's URL (https://...)")]
 Pattern = Annotated[Line, _matching(r"[A-Za-z0-9_.@*-]+", "an account name or pattern such as 'cmspil*'")]
 Walltime = Annotated[Line, _matching(r"[A-Za-z_]\w*( \* \d+)?", "a job attribute in seconds, or 'Attribute * factor'")]
 # A shell variable in front is expanded where the path is used: shared ones on the edge node, scratch on the node.
 Path = Annotated[Line, _matching(r"(~|/|\$\w+|\$\{\w+\}).*", "an absolute path (it may begin with ~ or $VARIABLE)")]
+# A path on the worker node: only a variable of the node's environment in front is expanded there.
+NodePath = Annotated[
+    Line, _matching(r"(/|\$[A-Za-z_]\w*(/|$)|\$\{[A-Za-z_]\w*\})[^$`~]*", "an absolute path (/... or $VARIABLE/...)")
+]
 CondorSource = Annotated[
     Line, _matching(r"system|cvmfs:/cvmfs/.+|tarball:/.+", "system, cvmfs:/cvmfs/... or tarball:/...")
 ]
@@ -178,7 +182,7 @@ class PilotSettings(Table):
     shared_dir: Annotated[Path, Field(description="On the HPC's shared file system: logs of the pilots.")] = (
         "$WORK/htcebridge"
     )
-    scratch: Annotated[Path, Field(description="Node-local space for the startd and its jobs.")] = "$TMPDIR"
+    scratch: Annotated[NodePath, Field(description="Node-local space for the startd and its jobs.")] = "$TMPDIR"
     setup: Annotated[
         tuple[Text, ...], Field(description="Shell lines run before HTCondor starts: the worker-node environment.")
     ] = ()
@@ -200,7 +204,7 @@ class PilotSettings(Table):
     ] = timedelta(minutes=5)
     memory_reserve: Annotated[Megabytes, Field(description="Memory kept from the jobs, for the pilot itself.")] = 4096
     attributes: Annotated[
-        dict[Identifier, str | bool | int | float],
+        dict[Identifier, Line | bool | int | float],
         Field(description="More attributes for the startd to advertise, as plain values."),
     ] = {}
 

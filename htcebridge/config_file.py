@@ -28,9 +28,10 @@ def find(given: str | None) -> Path:
     """
     for source, path in (("--config", given), (f"${ENVIRONMENT}", os.environ.get(ENVIRONMENT))):
         if path:
-            if not Path(path).expanduser().is_file():
+            expanded = Path(os.path.expanduser(path))
+            if not expanded.is_file():
                 raise ConfigError(f"{path}: no such file (named by {source})")
-            return Path(path).expanduser()
+            return expanded
     for place in PLACES:
         if Path(place).expanduser().is_file():
             return Path(place).expanduser()
@@ -85,7 +86,7 @@ def _written_location(raw: dict[str, Any], location: Sequence[int | str]) -> tup
     """Where the admin wrote a value: a resource's inherited pilot setting stands in [pilot]."""
     if len(location) >= 3 and location[0] == "resource":
         own = raw.get("resource", {}).get(location[1], {})
-        if location[2] not in own and location[2] in raw.get("pilot", {}):
+        if location[2] not in own and isinstance(raw.get("pilot"), dict) and location[2] in raw["pilot"]:
             return ("pilot", *location[2:])
     return tuple(location)
 

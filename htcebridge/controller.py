@@ -33,10 +33,11 @@ from htcebridge.model import (
     SlurmJob,
     Startd,
 )
-from htcebridge.slurm import Billing, Slurm, SlurmRefused, Submission
+from htcebridge.slurm import Billing, Slurm, Submission
+from htcebridge.units import format_duration
 
 if TYPE_CHECKING:
-    from htcebridge.config import Config
+    from htcebridge.config import Config, Resource
 
 log = logging.getLogger("htcebridge")
 
@@ -170,12 +171,19 @@ def _limits(config: Config, slurm: Slurm, name: str, seen: Observation) -> Limit
         billing = Billing(resource.job_name, resource.account, resource.partition, resource.qos)
         ended = slurm.node_hours(name, billing, resource.node_hours_since)
         live = sum(
-            seen.now - each.job.started
+            _promised_s(each.job, resource)
             for each in seen.pilots
-            if each.job.resource == name and each.phase is not PilotPhase.ENDED and each.job.started is not None
+            if each.job.resource == name and each.phase is not PilotPhase.ENDED
         )
         left = resource.max_node_hours - ended - live / 3600
     return replace(pilot.limits(name, resource, left), max_new_per_cycle=config.pressure.max_new_per_cycle)
+
+
+def _promised_s(job: SlurmJob, resource: Resource) -> float:
+    """What a live pilot may use in all."""
+    if job.started is not None and job.ends is not None:
+        return job.ends - job.started
+    return job.time_limit_s if job.time_limit_s is not None else resource.walltime.total_seconds()
 
 
 @dataclass(frozen=True)
@@ -235,7 +243,7 @@ def _act(config: Config, plan: Plan, plan_id: str, lock: ControllerLock) -> list
             if decision.cancel:
                 slurm.cancel_pending(decision.cancel)
                 log.info("plan=%s resource=%s cancelled=%s", plan_id, name, ",".join(decision.cancel))
-        except (UnknownState, SlurmRefused, OSError) as error:
+        except (BridgeError, OSError) as error:
             failures.append(f"resource {name}: {error}")
     return failures
 
@@ -298,7 +306,14 @@ def _reread(path: Path, last_good: Config) -> tuple[Config, str | None]:
 def _check_pilots_can_start(config: Config) -> None:
     """What would make every pilot fail, found before the first is submitted. Raises ConfigError."""
     for resource in config.resources.values():
-        tier1.check_secret(pilot.expand(resource.token_file, "token_file"))
+        token = pilot.expand(resource.token_file, "token_file")
+        tier1.check_secret(token)
+        expires = tier1.token_expiry(token)
+        if expires is not None and expires < time.time() + resource.walltime.total_seconds():
+            raise ConfigError(
+                f"{token}: expires {time.strftime('%Y-%m-%d %H:%M', time.localtime(expires))}, before a pilot of "
+                f"{format_duration(resource.walltime.total_seconds())} started now would end; replace it"
+            )
         pilot.expand(resource.shared_dir, "shared_dir")
 
 

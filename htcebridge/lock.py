@@ -86,7 +86,7 @@ class ControllerLock:
 
 def recall(config: Config) -> Memory:
     """What the last cycle left. A lost or damaged file only makes surplus count anew and silent schedds unknown."""
-    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError):
         known = json.loads(_memory_file(config).read_text(encoding="utf-8"))
         return Memory(
             surplus={str(name): int(count) for name, count in known["surplus"].items()},

@@ -151,6 +151,8 @@ def conjuncts(expression: str) -> Iterable[str]:
             depth += 1
         elif character in ")]}":
             depth -= 1
+        elif expression.startswith(("=?=", "=!="), position):
+            position += 2
         elif depth == 0 and expression.startswith(("||", "?"), position):
             return [expression]
         elif depth == 0 and expression.startswith("&&", position):
@@ -167,12 +169,13 @@ def conjuncts(expression: str) -> Iterable[str]:
 def _unwrapped(expression: str) -> str:
     """Without the parentheses that enclose all of it."""
     while expression.startswith("("):
-        depth, quoted = 0, False
-        for position, character in enumerate(expression):
-            if character == '"' and expression[position - 1] != "\\":
-                quoted = not quoted
+        depth, quoted, escaped = 0, False, False
+        for position, character in enumerate(expression):  # noqa: B007  it tells where the loop ended
             if quoted:
+                quoted = escaped or character != '"'
+                escaped = not escaped and character == "\\"
                 continue
+            quoted = character == '"'
             depth += (character == "(") - (character == ")")
             if depth == 0:
                 break

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from htcebridge.model import Demand, Group, Limits, Pilot, PilotPhase, Plan, Policy, ResourcePlan, Shape
-from htcebridge.units import format_duration
+from htcebridge.units import format_duration, plural
 
 
 def plan(
@@ -158,15 +158,17 @@ def _on_demand(
     booting, pending = (_used(bins, phase) for phase in (PilotPhase.BOOTING, PilotPhase.PENDING))
     in_joined = _jobs(bins, PilotPhase.JOINED)
     if in_joined:
-        reasons.append(f"{in_joined} waiting jobs fit into joined pilots")
+        reasons.append(f"{plural(in_joined, 'waiting job')} fit into joined pilots")
     if booting or pending:
         jobs = _jobs(bins, PilotPhase.BOOTING) + _jobs(bins, PilotPhase.PENDING)
-        reasons.append(f"{booting} booting and {pending} pending pilots are on their way for {jobs} jobs")
+        reasons.append(
+            f"{booting} booting and {plural(pending, 'pending pilot')} are on their way for {plural(jobs, 'job')}"
+        )
     opened = [bin_ for bin_ in bins if bin_.phase is None]
     worth = [bin_ for bin_ in opened if _worth_a_node(bin_, limit, policy)]
     wanted = sum(bin_.count for bin_ in worth)
     if wanted:
-        reasons.append(f"{_jobs(worth, None)} more jobs need {wanted} new nodes")
+        reasons.append(f"{plural(_jobs(worth, None), 'more job')} need {plural(wanted, 'new node')}")
     reasons += [_too_empty(bin_, limit, policy) for bin_ in opened if bin_ not in worth]
     submit = _cut(wanted, pilots, limit, reasons)
     if not reasons:
@@ -205,7 +207,7 @@ def _jobs(bins: Iterable[_Bin], phase: PilotPhase | None) -> int:
 
 def _too_empty(bin_: _Bin, limit: Limits, policy: Policy) -> str:
     return (
-        f"{bin_.jobs * bin_.count} jobs would fill {_fill_of(bin_, limit):.0%} of a node, under min_fill "
+        f"{plural(bin_.jobs * bin_.count, 'job')} would fill {_fill_of(bin_, limit):.0%} of a node, under min_fill "
         f"{policy.min_fill:.0%}, and the oldest has waited {format_duration(bin_.oldest_s)} of max_wait "
         f"{format_duration(policy.max_wait_s)}: no node for them yet"
     )
@@ -257,9 +259,9 @@ def _counted(pilots: Sequence[Pilot], needed: int, reasons: Sequence[str]) -> Re
     lost, leaving = phases.count(PilotPhase.LOST), phases.count(PilotPhase.LEAVING)
     notes = list(reasons)
     if lost:
-        notes.append(f"{lost} pilots run without having joined the pool for longer than boot_timeout: not supply")
+        notes.append(f"{plural(lost, 'pilot')} running, not joined within boot_timeout: not supply")
     if leaving:
-        notes.append(f"{leaving} pilots are leaving their node: not supply")
+        notes.append(f"{plural(leaving, 'pilot')} leaving their node: not supply")
     return ResourcePlan(
         needed=needed,
         running=phases.count(PilotPhase.JOINED),
@@ -281,15 +283,15 @@ def _cancel_surplus(
     if excess <= 0 or decision.submit:
         return decision, 0
     if not complete:
-        note = f"{excess} pending pilots look surplus, but a schedd did not answer: nothing is cancelled"
+        note = f"{plural(excess, 'pending pilot')} too many, but a schedd did not answer: nothing is cancelled"
         return replace(decision, reasons=(*decision.reasons, note)), before
     cycles = before + 1
     if cycles < policy.surplus_cycles:
-        note = f"{excess} pending pilots are surplus for {cycles} of surplus_cycles {policy.surplus_cycles}"
+        note = f"{plural(excess, 'pending pilot')} too many for {cycles} of surplus_cycles {policy.surplus_cycles}"
         return replace(decision, reasons=(*decision.reasons, note)), cycles
     newest = sorted(pending, key=lambda pilot: (pilot.job.submitted or 0, _numbers(pilot.job.id)), reverse=True)
     cancel = tuple(pilot.job.id for pilot in newest[:excess])
-    note = f"{excess} pending pilots have been surplus for {cycles} cycles: cancelled, newest first"
+    note = f"{plural(excess, 'pending pilot')} too many for {plural(cycles, 'cycle')}: cancelled, newest first"
     return replace(decision, cancel=cancel, reasons=(*decision.reasons, note)), 0
 
 

@@ -20,8 +20,9 @@ from htcebridge.model import SlurmJob
 
 # %k, the comment, stands last: it is the only field of others' jobs that may hold a separator.
 # %r is the reason alone; %R puts node lists with blanks in its place.
-SQUEUE_FORMAT = "%i|%A|%T|%r|%P|%q|%a|%V|%S|%e|%l|%N|%k"
-_FIELDS = SQUEUE_FORMAT.count("|") + 1
+SQUEUE_FORMAT = "%i|%A|%T|%r|%P|%q|%a|%V|%S|%e|%l|%N|%k|;"
+_END = "|;\n"
+_FIELDS = SQUEUE_FORMAT.count("|")
 COMMENT_PREFIX = "htcebridge"
 SACCT_FIELDS = "ElapsedRaw,AllocNodes,State,JobName,Account,Partition,QOS,Comment"
 _SACCT_FIELDS = SACCT_FIELDS.count(",") + 1
@@ -117,12 +118,13 @@ class Slurm:
                 input=script if script is not None else "",
                 env=_environment(),
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=self.timeout_s,
                 check=False,
                 pass_fds=[lock.fileno()] if lock else (),
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise ConfigError(
                 f"{command}: not on PATH; this command runs on the HPC's edge node, where Slurm's client is installed"
             ) from None
@@ -130,7 +132,8 @@ class Slurm:
             raise UnknownState(f"{command}: no answer from Slurm in {self.timeout_s:g} s") from None
         if done.returncode != 0:
             said = " ".join((done.stderr or done.stdout).split()) or "nothing said"
-            kind = UnknownState if any(text in said for text in _OUTAGE) else SlurmRefused
+            asked = command in ("squeue", "sacct")  # what only looks has nothing to refuse: no answer is unknown
+            kind = UnknownState if asked or any(text in said for text in _OUTAGE) else SlurmRefused
             raise kind(f"{command} failed (exit code {done.returncode}): {said}")
         return done.stdout
 
@@ -143,9 +146,10 @@ def comment(instance: str, resource: str, plan_id: str) -> str:
 def parse_squeue(output: str, instance: str) -> list[SlurmJob]:
     """squeue's lines of `SQUEUE_FORMAT` -> the jobs of this instance. Raises UnknownState for foreign output."""
     jobs = []
-    for line in output.splitlines():
+    *lines, rest = output.split(_END)
+    for line in [*lines, rest] if rest else lines:
         fields = line.split("|", _FIELDS - 1)
-        if len(fields) != _FIELDS or not re.match(r"\d", fields[0]):
+        if line is rest or len(fields) != _FIELDS or not re.match(r"\d", fields[0]):
             raise UnknownState(f"squeue printed a line that is none of its own: {line[:120]!r}")
         ours = parse_comment(fields[-1], instance)
         if ours:

@@ -7,6 +7,7 @@ killed at its deadline, and its memory goes with it.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -176,11 +177,24 @@ def check_secret(path: Path) -> None:
         raise ConfigError(f"{path}: token is open to others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}")
 
 
+def token_expiry(path: Path) -> int | None:
+    """When an IDTOKEN expires (seconds since the epoch), None if it says nothing. The signature is not looked at.
+
+    Raises ConfigError if the file holds no token.
+    """
+    try:
+        payload = path.read_text(encoding="ascii").split()[0].split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return int(claims["exp"]) if "exp" in claims else None
+    except (OSError, ValueError, IndexError, TypeError) as error:
+        raise ConfigError(f"{path}: holds no IDTOKEN ({type(error).__name__})") from None
+
+
 def _ask(pool: Pool, request: dict[str, Any]) -> dict[str, Any]:
     """Run one question in a child. Raises BridgeError with the reason."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "htcebridge.tier1"],
+            [sys.executable, "-P", "-m", "htcebridge.tier1"],
             input=json.dumps(request),
             env=_environment(pool),
             capture_output=True,

@@ -33,7 +33,10 @@ def parse_megabytes(text: object) -> int:
     found = _SIZE.fullmatch(text.replace(" ", "")) if isinstance(text, str) else None
     if not found:
         raise ValueError(f'{text!r} is not a size; write one like "494000M", "494G" or "3T"')
-    return int(float(found[1]) * _MEGABYTES[found[2].upper()])
+    try:
+        return int(float(found[1]) * _MEGABYTES[found[2].upper()])
+    except OverflowError:
+        raise ValueError(f"{text!r} is more than any node has") from None
 
 
 def format_duration(seconds: float) -> str:
@@ -46,6 +49,11 @@ def format_duration(seconds: float) -> str:
         if count:
             text += f"{count}{unit}"
     return sign + (text or "0s")
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 job", "2 jobs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def format_megabytes(megabytes: int) -> str:

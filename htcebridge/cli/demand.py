@@ -17,7 +17,7 @@ from htcebridge.config import Config
 from htcebridge.errors import ExitCode
 from htcebridge.lock import recall
 from htcebridge.model import Demand, Group
-from htcebridge.units import format_duration, format_megabytes
+from htcebridge.units import format_duration, format_megabytes, plural
 
 
 @click.command()
@@ -27,7 +27,7 @@ from htcebridge.units import format_duration, format_megabytes
 def command(app: App, as_json: bool, watch: float | None) -> int:
     """Show the tagged jobs of every schedd of the Tier-1, in groups of equal shape.
 
-    Exit code 1 if a schedd did not answer: then the numbers are a lower bound.
+    Exit code 1 if a schedd did not answer: then the numbers are a lower bound. 75 if none did.
     """
     config = app.config()
     last: list[Demand] = []
@@ -43,6 +43,8 @@ def command(app: App, as_json: bool, watch: float | None) -> int:
         print_json(as_document(config, read(), time.time()))
     else:
         show(lambda: _picture(config, read()), watch)
+    if not any(schedd.ok for schedd in last[0].schedds):
+        return ExitCode.TEMPFAIL
     return ExitCode.OK if last[0].complete else ExitCode.PROBLEM
 
 
@@ -106,8 +108,8 @@ def _picture(config: Config, demand: Demand) -> RenderableType:
     totals = as_document(config, demand, 0)["totals"]
     lines: list[RenderableType] = [groups if demand.groups else f"No job carries the grant {config.grant.value!r}.", ""]
     lines.append(
-        f"{totals['idle_jobs']} idle jobs ask {totals['idle_cpus']} cpus; {totals['running_jobs']} run; "
-        f"{totals['unmatched_jobs']} idle jobs fit no resource."
+        f"{plural(totals['idle_jobs'], 'idle job')} asking {plural(totals['idle_cpus'], 'cpu')}; "
+        f"{totals['running_jobs']} running; {totals['unmatched_jobs']} fitting no resource."
     )
     unmatched = [group for group in demand.groups if not group.resources and group.idle]
     lines += [f"  {escape(line)}" for group in unmatched for line in _reasons(group)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from htcebridge.errors import ConfigError
 from htcebridge.templates import classad_string, render
@@ -12,6 +13,20 @@ if TYPE_CHECKING:
     from htcebridge.config import VO, Config
 
 REQUEST = "WantOpportunistic"
+
+
+@dataclass(frozen=True)
+class RouteFile:
+    """A file to install: on the CE (/etc/condor-ce) or on the pool's side of the same host (/etc/condor)."""
+
+    side: Literal["ce", "pool"]
+    name: str
+    text: str
+
+
+def render_files(config: Config) -> tuple[RouteFile, ...]:
+    """Everything that belongs on a CE's host. Raises ConfigError if no VO may have the grant."""
+    return (RouteFile("ce", "60-htcebridge.conf", render_routes(config)),)
 
 
 def render_routes(config: Config) -> str:

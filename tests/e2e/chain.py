@@ -41,7 +41,7 @@ placement = "only"
 
 [pressure]
 interval = "4s"
-max_wait = "1s"
+max_wait = "0s"
 surplus_cycles = 2
 
 [pilot]
@@ -136,6 +136,8 @@ class Chain:
             "error = err.$(ClusterId).$(ProcId)",
             "should_transfer_files = YES",
             "when_to_transfer_output = ON_EXIT",
+            # condor_submit 25 asks for 1 GB by itself; a node's scratch here is a piece of this machine's memory.
+            "request_disk = 10M",
             f"+xcount = {cpus}",
             f"+maxWallTime = {_minutes(walltime)}",
             *(["+WantOpportunistic = True"] if wants else []),
@@ -220,6 +222,13 @@ class Chain:
         """The names of the partitionable slots in the collector."""
         found = self.bed.on("tier1", ["condor_status", "-constraint", "PartitionableSlot =?= True", "-af", "Name"])
         return found.stdout.split()
+
+    def busy_slots(self) -> int:
+        """Dynamic slots whose job is really executing, as the collector shows them."""
+        found = self.bed.on(
+            "tier1", ["condor_status", "-constraint", 'DynamicSlot && Activity == "Busy"', "-af", "Name"]
+        )
+        return len(found.stdout.split())
 
     def pilot_logs(self) -> str:
         """What all pilots have written."""

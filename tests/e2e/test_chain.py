@@ -215,14 +215,14 @@ def test_one_schedd_down_serves_the_other_and_cancels_nothing(chain: Chain) -> N
 
 
 def test_preempted_jobs_are_idle_before_the_node_is_taken_and_end_well_elsewhere(chain: Chain) -> None:
-    jobs = chain.submit(user="atlpil001", count=2, seconds=25)
+    jobs = chain.submit(user="atlpil001", count=2, seconds=40)
     wait_until(lambda: routed(chain, jobs), 60, "the jobs are in the Tier-1 schedd")
     chain.htcebridge("pressure", "once")
-    wait_until(lambda: chain.states(jobs) == [RUNNING] * 2, 90, "both jobs run")
+    wait_until(lambda: chain.busy_slots() == 2, 90, "both jobs run")
     (pilot,) = chain.slurm_jobs()
 
     paying = chain.occupy(2)
-    wait_until(lambda: chain.states(jobs) == [IDLE] * 2, 30, "both jobs are idle again", every=0.3)
+    wait_until(lambda: chain.states(jobs) == [IDLE] * 2, 60, "both jobs are idle again", every=0.3)
     vacated = [int(row[0]) for row in chain.pool_jobs("ce01", "LastVacateTime").values()]
     wait_until(lambda: pilot not in chain.slurm_jobs(), 60, "the pilot is gone")
     wait_until(lambda: list(chain.slurm_jobs("leo2").values()) == ["RUNNING"] * 2, 60, "the paying jobs have the nodes")

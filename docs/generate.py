@@ -1,0 +1,220 @@
+"""Writes docs/configuration.md from the configuration model: python docs/generate.py"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+import tomli_w
+from pydantic.fields import FieldInfo
+
+from htcebridge import config
+
+TARGET = Path(__file__).with_name("configuration.md")
+
+# What the named types of the model are to a person. Told apart by the validators that they carry.
+_NAMED: tuple[tuple[Any, str], ...] = (
+    (config.Duration, "duration"),
+    (config.Megabytes, "size"),
+    (config.Identifier, "name"),
+    (config.Word, "word"),
+    (config.Gres, "gres"),
+    (config.HostPort, "host:port"),
+    (config.Issuer, "URL"),
+    (config.Pattern, "account pattern"),
+    (config.Walltime, "job attribute"),
+    (config.Path, "path"),
+    (config.CondorSource, "HTCondor source"),
+    (config.Line, "text"),
+)
+_PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", date: "date", timedelta: "duration"}
+
+_TABLES: tuple[tuple[str, type[config.Table], str], ...] = (
+    ("[tier1]", config.Tier1, "Read by the controller; `collector` goes into the pilots, too. Required."),
+    ("[grant]", config.Grant, "Goes into the CE route, the demand query and the pilots' START."),
+    ("[[vo]]", config.VO, "One table for each VO. Goes into the CE route. Without any there is no route."),
+    ("[demand]", config.Demand, "Read by the controller and by the pilots' START."),
+    ("[pressure]", config.Pressure, "Read by the controller; `instance` goes into the pilots, too."),
+    (
+        "[pilot]",
+        config.PilotSettings,
+        "Shared by all resources. A resource inherits each key that it does not set itself. The CE route takes "
+        "`default_walltime` from here alone, whatever a resource says.",
+    ),
+    (
+        "[resource.NAME]",
+        config.Resource,
+        "One table for each kind of node. The order of the tables is an order of preference: a new node is opened "
+        "on the first resource that the jobs fit. Every key of `[pilot]` may stand here as well and wins over it.",
+    ),
+)
+
+_HEAD = """\
+# Configuration
+
+<!-- Written by docs/generate.py from htcebridge/config.py. Edit those two, then: python docs/generate.py -->
+
+One TOML file makes the CE route, the controller and the pilots. It is looked for in this order:
+
+1. the file after `--config`
+2. `$HTCEBRIDGE_CONFIG`
+3. `~/.config/htcebridge/htcebridge.toml`
+4. `/etc/htcebridge/htcebridge.toml`
+
+The CE and the edge node need the same `[grant]` and `[[vo]]`. Keep one file and copy it.
+
+```sh
+htcebridge config init my.toml              # a first file, every key with its meaning
+htcebridge --config my.toml config check    # every mistake with its line
+htcebridge --config my.toml config show     # what is in force: defaults and inherited keys too
+```
+
+An unknown key is an error, and the nearest known one is named. `pressure run` reads the file before each cycle.
+A broken file changes nothing: the last good one stays in force and the mistake is logged. `pressure.instance` alone
+cannot change while the controller runs.
+
+The smallest file that runs pilots:
+
+```toml
+[tier1]
+collector = "cm01.cr.example.org:9618"
+
+[[vo]]
+name = "cms"
+issuers = ["https://cms-auth.cern.ch/"]
+owners = ["cmspil*"]
+
+[resource.dcgp]
+partition = "dcgp_usr_prod"
+account = "INF24_lhc_2"
+qos = "qos_lowprio"
+cpus = 112
+memory = "494000M"
+walltime = "12h"
+```
+
+## Units and types
+
+| type | written as |
+|---|---|
+| duration | `"90s"`, `"15m"`, `"12h"`, `"2d"` or a sum such as `"1h30m"`. Always with a unit |
+| size | `"494000M"`, `"494G"`, `"3T"`. M is 2^20 bytes, as in Slurm and HTCondor. A bare number is M |
+| date | `2026-01-31`, without quotes or with |
+| number, whole number | without quotes |
+| name | a letter, then letters, digits or `_` |
+| word | letters, digits, `_`, `.`, `+`, `-`: what Slurm takes without quotes |
+| gres | as for `sbatch --gres`, one for each: `"tmpfs:3t"`, `"gpu:4"` |
+| account pattern | an account; `*` stands for any text |
+| job attribute | an attribute in seconds, or `"Attribute * factor"` |
+| path | begins with `/`, `~` or `$VARIABLE`; see below |
+| HTCondor source | `"system"` (the node's own), `"cvmfs:/cvmfs/PATH"` (an unpacked release) or `"tarball:/PATH"` |
+
+No value may hold a line break or a control character.
+
+## Where $VARIABLES are expanded
+
+- `tier1.token_directory`, `pressure.state_dir`, `token_file`, `shared_dir`: on the edge node. `~` and any `$VARIABLE`,
+  from the environment of the command. An unset variable is an error.
+- `scratch`: on the worker node. `~/` in front is the home directory; one `$VARIABLE` in front comes from the
+  environment that Slurm gives the job, and is `/tmp` if unset. Nothing further on in the path is expanded.
+- `setup`: on the worker node. These are shell lines; the shell does what it does.
+- All other values are taken as they stand.
+
+cron gives a command few variables. Set those that you use (`WORK=...`) in the crontab, or write the paths out.
+"""
+
+
+def main() -> int:
+    """Write the file. Returns the exit code."""
+    TARGET.write_text(render(), encoding="utf-8")
+    print(f"Wrote {TARGET}")
+    return 0
+
+
+def render() -> str:
+    """The whole text of configuration.md."""
+    return _HEAD + "".join(_section(*table) for table in _TABLES)
+
+
+def _section(header: str, model: type[config.Table], where: str) -> str:
+    purpose = (model.__doc__ or "").strip().splitlines()[0]
+    inherited = config.PilotSettings.model_fields if model is config.Resource else {}
+    rows = [(name, field) for name, field in model.model_fields.items() if name not in inherited]
+    table = [_row(model, name, field) for name, field in rows]
+    lines = [
+        "",
+        f"## `{header}`",
+        "",
+        purpose,
+        "",
+        textwrap.fill(where, 120),
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *table]) + "\n"
+
+
+def _row(model: type[config.Table], name: str, field: FieldInfo) -> str:
+    kind = ", ".join([_kind(field.annotation, field.metadata), *_bounds(field.metadata)])
+    cells = (f"`{name}`", kind, _default(model, name, field), field.description or "")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """A type in words, lists and choices included."""
+    for alias, name in _NAMED:
+        if all(any(part is own for own in metadata) for part in _validators(alias)):
+            return name
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if hasattr(annotation, "__metadata__"):
+        return _kind(arguments[0], arguments[1:])
+    if origin is Literal:
+        return " or ".join(f'`"{choice}"`' for choice in arguments)
+    if origin is tuple:
+        return f"list of {_kind(arguments[0])}"
+    if origin is dict:
+        return f"table of {_kind(arguments[0])} = {_kind(arguments[1])}"
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_kind(part) for part in arguments if part is not NoneType))
+    return _PLAIN[annotation]
+
+
+def _validators(alias: Any) -> Iterable[Any]:
+    """What tells a named type from others; pydantic takes FieldInfo apart, so that does not count."""
+    return [part for part in get_args(alias)[1:] if not isinstance(part, FieldInfo)]
+
+
+def _bounds(metadata: Iterable[Any]) -> list[str]:
+    bounds = []
+    for part in metadata:
+        if isinstance(part, annotated_types.Ge):
+            bounds.append(f"{part.ge} or more")
+        elif isinstance(part, annotated_types.Gt):
+            bounds.append(f"more than {part.gt}")
+        elif isinstance(part, annotated_types.Le):
+            bounds.append(f"at most {part.le}")
+    return bounds
+
+
+def _default(model: type[config.Table], name: str, field: FieldInfo) -> str:
+    """The default as an admin would write it."""
+    if field.is_required():
+        return "**required**"
+    blank = model.model_construct(**{name: field.get_default(call_default_factory=True)})
+    value = blank.model_dump(mode="json", include={name}, warnings=False)[name]
+    if value is None:
+        return "left out"
+    text = " ".join(tomli_w.dumps({name: value}).split())
+    text = text.partition(" = ")[2] if not isinstance(value, dict) else "{}"
+    return f"`{text.replace('[ ', '[').replace(', ]', ']')}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from htcebridge import pilot, templates
+from htcebridge.config import Config
+from htcebridge.errors import ConfigError
+
+Make = Callable[..., Config]
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "gpus": {"gpus": 4, "gres": []},
+    "cvmfs": {"condor": "cvmfs:/cvmfs/oasis.opensciencegrid.org/condor 24", "cvmfs": ["cms.cern.ch", "atlas.cern.ch"]},
+    "tarball": {"condor": "tarball:/shared/it's condor.tar.gz", "scratch": "/local scratch"},
+    "bare": {"setup": [], "cvmfs": [], "gres": [], "scratch": "$SCRATCH/it's here", "min_walltime": None},
+    "setup": {"setup": ["source /opt/it\\'s.sh", 'export X="$(date)"', "if true; then", "  :", "fi"]},
+    "attributes": {"attributes": {"Motto": 'it\'s "$(touch X)" `touch X` \\ %', "HasAVX": True, "N": 3, "R": 0.5}},
+}
+NASTY = [
+    "/plain",
+    "/with space",
+    "/it's",
+    '/say "hi"',
+    "/`touch X`",
+    "/$(touch X)",
+    "/a;touch X",
+    "/back\\slash",
+    "/&& touch X",
+    "/%j",
+    "/#hash",
+    "/*",
+    "/$HOME",
+    "/!x",
+    "/é",
+]
+
+
+@pytest.fixture
+def make(load: Callable[[str], Config], design_example: str) -> Make:
+    """DESIGN's example with these keys of [resource.dcgp] changed; None takes a key away."""
+
+    def changed(**keys: object) -> Config:
+        raw = tomllib.loads(design_example)
+        raw["resource"]["dcgp"].update(keys)
+        for key in [key for key, value in keys.items() if value is None]:
+            del raw["resource"]["dcgp"][key]
+        return load(tomli_w.dumps(raw))
+
+    return changed
+
+
+def lines_of(script: str, *starts: str) -> str:
+    return "\n".join(line for line in script.splitlines() if line.startswith(starts))
+
+
+def bash(text: str, folder: Path, **variables: str) -> str:
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/home/leo", **variables}
+    done = subprocess.run(
+        ["bash", "-u"], input=text, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=10
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+# --------------------------------------------------------------------------- the script as a whole
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_rendered_script_is_bash(make: Make, variant: str) -> None:
+    script = pilot.script(make(**VARIANTS[variant]), "dcgp")
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "setup"])
+def test_every_rendered_script_passes_shellcheck(make: Make, variant: str) -> None:
+    script = pilot.script(make(**VARIANTS[variant]), "dcgp")
+    done = subprocess.run(["shellcheck", "-s", "bash", "-"], input=script, capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+
+
+def test_the_directives_stand_before_the_first_command(make: Make) -> None:
+    script = pilot.script(make(), "dcgp")
+    before = script[: re.search(r"^[^#\n]", script, re.MULTILINE).start()]
+    assert script.count("\n#SBATCH ") == before.count("\n#SBATCH ")
+    assert script.startswith("#!/bin/bash\n")
+
+
+def test_the_directives_say_what_the_resource_says(make: Make, tmp_path: Path) -> None:
+    script = pilot.script(make(), "dcgp")
+    directives = set(re.findall(r"^#SBATCH (.*)$", script, re.MULTILINE))
+    assert {
+        "--job-name=GP_CMS_CVMFS_STARTD",
+        "--account=INF24_lhc_2",
+        "--partition=dcgp_usr_prod",
+        "--qos=qos_lowprio",
+        "--nodes=1",
+        "--cpus-per-task=112",
+        "--mem=494000M",
+        "--gres=tmpfs:3t",
+        "--time=720",
+        "--time-min=120",
+        "--no-requeue",
+        "--export=NIL",
+        f"--output={tmp_path}/work/htcebridge/logs/%A_%a.out",
+    } <= directives
+    assert any(re.fullmatch(r"--signal=B:USR1@\d+", line) for line in directives)
+
+
+def test_gpus_are_asked_for_once(make: Make) -> None:
+    assert "--gres=gpu:4\n" in pilot.script(make(gpus=4, gres=[]), "dcgp")
+    assert "--gres=gpu:a100:4,tmpfs:1g\n" in pilot.script(make(gpus=4, gres=["gpu:a100:4", "tmpfs:1g"]), "dcgp")
+
+
+def test_no_min_walltime_and_no_gres_leave_no_directive(make: Make) -> None:
+    script = pilot.script(make(min_walltime=None, gres=[]), "dcgp")
+    directives = lines_of(script, "#SBATCH")
+    assert "--time-min" not in directives
+    assert "--gres" not in directives
+
+
+def test_the_warning_comes_before_the_end_and_after_the_margin(make: Make) -> None:
+    for margin, seconds in (("4m", 180), ("2m", 90), ("10m", 180), ("30s", 30)):
+        assert f"--signal=B:USR1@{seconds}\n" in pilot.script(make(margin=margin), "dcgp")
+
+
+def test_the_startds_configuration_is_in_the_script_word_for_word(make: Make) -> None:
+    config = make(attributes={"Motto": "it's $(touch X) `touch X`"})
+    assert pilot.startd_config(config, "dcgp") in pilot.script(config, "dcgp")
+
+
+def test_the_script_has_no_secret_in_it(make: Make, tmp_path: Path) -> None:
+    token = tmp_path / "pilot.idtoken"
+    token.write_text("eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl")
+    token.chmod(0o600)
+    config = make(token_file=str(token))
+    for text in (
+        pilot.script(config, "dcgp"),
+        pilot.startd_config(config, "dcgp"),
+        pilot.template_ad(config, "dcgp", ""),
+    ):
+        assert "eyJ" not in text
+    assert str(token) in pilot.script(config, "dcgp")
+
+
+def test_an_unknown_resource_is_told_the_known_ones(config: Config) -> None:
+    for render in (pilot.script, pilot.startd_config):
+        with pytest.raises(ConfigError, match=r"no resource 'dgcp'.*known: dcgp"):
+            render(config, "dgcp")
+
+
+# --------------------------------------------------------------------------- nasty values end as themselves
+
+
+@pytest.mark.parametrize("path", [path for path in NASTY if not set(path) & set("$`")])
+def test_a_scratch_path_is_that_path_and_no_command(make: Make, tmp_path: Path, path: str) -> None:
+    script = pilot.script(make(scratch=path), "dcgp")
+    said = bash(lines_of(script, "SCRATCH=") + '\nprintf %s "$SCRATCH"', tmp_path)
+    assert said == path
+    assert not (tmp_path / "X").exists()
+
+
+@pytest.mark.parametrize("path", [path for path in NASTY if not set(path) & set("$`")])
+@pytest.mark.parametrize("variable", ["$TMPDIR", "${TMPDIR}"])
+def test_a_scratch_path_begins_with_the_nodes_own_variable(
+    make: Make, tmp_path: Path, path: str, variable: str
+) -> None:
+    text = lines_of(pilot.script(make(scratch=variable + path), "dcgp"), "SCRATCH=") + '\nprintf %s "$SCRATCH"'
+    assert bash(text, tmp_path, TMPDIR="/node local") == "/node local" + path
+    assert bash(text, tmp_path) == "/tmp" + path
+    assert not (tmp_path / "X").exists()
+
+
+@pytest.mark.parametrize("path", ["~/scratch", "/x/$USER", "/x/`id`", "$1x/y", "$(id)"])
+def test_a_scratch_path_that_the_node_would_not_expand_is_refused(make: Make, path: str) -> None:
+    with pytest.raises(ConfigError, match="scratch"):
+        make(scratch=path)
+
+
+@pytest.mark.parametrize("path", [path for path in NASTY if "$" not in path])
+def test_a_token_file_is_that_path_and_no_command(make: Make, tmp_path: Path, path: str) -> None:
+    script = pilot.script(make(token_file=path), "dcgp")
+    assert bash(lines_of(script, "TOKEN_FILE=") + '\nprintf %s "$TOKEN_FILE"', tmp_path) == path
+    assert not (tmp_path / "X").exists()
+
+
+@pytest.mark.parametrize("key", ["token_file", "shared_dir"])
+@pytest.mark.parametrize("path", ["/$(touch X)", "/$UNSET_HERE/x", "$UNSET_HERE/x"])
+def test_a_path_with_an_unset_variable_is_refused(make: Make, key: str, path: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} = .*environment variable"):
+        pilot.script(make(**{key: path}), "dcgp")
+
+
+@pytest.mark.parametrize("path", [path for path in NASTY if "$" not in path])
+def test_a_shared_directory_is_quoted_for_sbatch_or_refused(make: Make, path: str) -> None:
+    if re.search(r'["\\%]', path):
+        with pytest.raises(ConfigError, match="choose a path"):
+            pilot.script(make(shared_dir=path), "dcgp")
+        return
+    script = pilot.script(make(shared_dir=path), "dcgp")
+    (output,) = re.findall(r"^#SBATCH --output=(.*)$", script, re.MULTILINE)
+    assert output.replace('"', "") == f"{path}/logs/%A_%a.out"
+    assert ('"' in output) == (not re.fullmatch(r"[\w/]+", path))
+
+
+def test_a_shared_directory_with_a_line_break_in_its_variable_adds_no_directive(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORK", "/work\n#SBATCH --account=paying")
+    with pytest.raises(ConfigError):
+        pilot.script(make(), "dcgp")
+
+
+@pytest.mark.parametrize("source", ["cvmfs:/cvmfs", "tarball:"])
+@pytest.mark.parametrize("path", [path for path in NASTY if path != "/*"])
+def test_where_htcondor_comes_from_runs_no_command(make: Make, tmp_path: Path, source: str, path: str) -> None:
+    script = pilot.script(make(condor=source + path), "dcgp")
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    # From the choice of HTCondor to the check that it is there, with what they call replaced.
+    part = script[script.index("\nchmod 600") : script.index("\n# --- configuration")].split("\n", 3)[3]
+    stubs = (
+        'finish() { printf "%s\\n" "$2"; }\nuse_condor() { printf "%s\\n" "$1"; }\n'
+        "mkdir() { :; }\ntar() { printf '%s\\n' \"$2\"; }\nPILOT_DIR=/pilot\n"
+    )
+    said = bash(stubs + part, tmp_path)
+    assert (path if source == "tarball:" else "/cvmfs" + path) in said.splitlines()
+    assert f"condor_master is not on PATH ({source}{path})" in said
+    assert not (tmp_path / "X").exists()
+
+
+def test_setup_lines_stand_as_the_admin_wrote_them(make: Make) -> None:
+    lines = VARIANTS["setup"]["setup"]
+    assert "\n" + "\n".join(lines) + "\n" in pilot.script(make(setup=lines), "dcgp")
+
+
+def test_nothing_of_the_startds_configuration_is_expanded_by_the_shell(make: Make, tmp_path: Path) -> None:
+    config = make(attributes={"Motto": 'it\'s "q" $(touch X) `touch X` $HOME \\ %', "End": "END_OF_STARTD_CONFIG"})
+    script = pilot.script(config, "dcgp")
+    start = script.index("cat >> \"$CONDOR_CONFIG\" << 'END_OF_STARTD_CONFIG'")
+    heredoc = script[start : script.index("\nEND_OF_STARTD_CONFIG\n", start)] + "\nEND_OF_STARTD_CONFIG\n"
+    bash(f"CONDOR_CONFIG={tmp_path}/condor_config\n{heredoc}", tmp_path)
+    assert (tmp_path / "condor_config").read_text().strip() == pilot.startd_config(config, "dcgp").strip()
+    assert not (tmp_path / "X").exists()
+
+
+# --------------------------------------------------------------------------- the startd's configuration
+
+
+def test_a_dollar_in_an_attribute_begins_no_macro(make: Make) -> None:
+    text = pilot.startd_config(make(attributes={"Motto": "$(START)"}), "dcgp")
+    assert '\nMotto = "$(DOLLAR)(START)"\n' in text
+
+
+def test_attributes_and_identity_are_advertised(make: Make) -> None:
+    text = pilot.startd_config(make(attributes={"HasAVX": True, "Rank2": 1.5}), "dcgp")
+    for line in (
+        'OpportunisticSite = "leonardo"',
+        'PilotInstance = "leonardo"',
+        'PilotResource = "dcgp"',
+        "HasAVX = True",
+        "Rank2 = 1.5",
+    ):
+        assert f"\n{line}\n" in text
+    (advertised,) = re.findall(r"^STARTD_ATTRS = (.*)$", text, re.MULTILINE)
+    assert {"OpportunisticSite", "PilotInstance", "PilotResource", "HasAVX", "Rank2"} <= set(advertised.split())
+
+
+def test_start_accepts_the_grant_alone(config: Config) -> None:
+    start = pilot.start_expression(config, config.resources["dcgp"])
+    assert start.startswith('(TARGET.OpportunisticSite =?= "leonardo") && ')
+    assert "RequestGPUs" not in start
+
+
+def test_every_setting_stands_on_a_line_of_its_own(make: Make) -> None:
+    for variant in VARIANTS.values():
+        for line in pilot.startd_config(make(**variant), "dcgp").splitlines():
+            assert re.match(r"#|$|use feature:\w+|[A-Za-z_.]\w*(\.\w+)? =", line), line
+
+
+def test_the_template_ad_is_a_classad(make: Make) -> None:
+    import classad2
+
+    for variant in VARIANTS.values():
+        ad = classad2.ClassAd(pilot.template_ad(make(**variant), "dcgp", ""))
+        assert ad["Cpus"] == 112
+        assert ad["Memory"] == 494000 - 4096
+
+
+# --------------------------------------------------------------------------- filters
+
+
+def test_a_line_break_cannot_enter_htcondors_configuration() -> None:
+    with pytest.raises(ConfigError, match="line break"):
+        templates.condor_value("a\nSTART = true")
+
+
+def test_an_undefined_name_in_a_template_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"startd_configs/generic\.conf\.j2"):
+        templates.render("startd_configs/generic.conf.j2")
+
+
+def test_a_missing_template_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no template startd_configs/other\.j2"):
+        templates.render("startd_configs/other.j2")
+
+
+@pytest.mark.parametrize("text", ["", "plain", 'a"b', "a\\b", 'a\\"b', "a\\", "$(x)", "é"])
+def test_a_classad_string_evaluates_to_the_text(text: str) -> None:
+    import classad2
+
+    assert classad2.ExprTree(templates.classad_string(text)).eval() == text
+
+
+@pytest.mark.parametrize(("value", "literal"), [(True, "True"), (False, "False"), (3, "3"), (0.5, "0.5")])
+def test_classad_numbers_and_booleans_stay_what_they_are(value: object, literal: str) -> None:
+    assert templates.classad_string(value) == literal
