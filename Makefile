@@ -3,7 +3,6 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SUITES ?= trixie forky
-export HTCEBRIDGE_SUITES := $(SUITES)
 TESTBED := $(PYTHON) -m tests.testbed
 
 .PHONY: help demo test unit e2e lint bench testbed-up testbed-down clean
@@ -20,7 +19,7 @@ unit: prepared ## the fast tests
 	$(PYTHON) -m pytest tests/unit -q
 
 e2e: prepared ## the whole chain on a testbed of each suite, side by side
-	$(PYTHON) -m pytest tests/e2e tests/testbed -v -n $(words $(SUITES)) --dist loadgroup
+	@scripts/e2e $(PYTHON) $(SUITES)
 
 lint: prepared ## ruff, mypy, shellcheck
 	$(VENV)/bin/ruff check .

@@ -29,6 +29,28 @@ rows = htcondor2.Schedd(ad).query(
      "RequestMemory", "RequestDisk", "RequestGPUs"])
 print(len(rows))
 """
+# The same two questions without what a command costs to start: seconds of the queries alone, in one process each.
+QUERY = """
+import sys, time
+import htcondor2
+from htcebridge import tier1
+collector = htcondor2.Collector("tier1.cr.example.org:9618")
+wanted = ["Name", "MyAddress", "CondorVersion"]
+(ad,) = collector.query(htcondor2.AdType.Schedd, 'Machine == "ce01.cr.example.org"', wanted)
+walltime = ["AllowedExecuteDuration", "AllowedJobDuration", "BatchRuntime", "MaxWallTimeMins", "maxWallTime"]
+keys = ["JobStatus", "OpportunisticSite", "OpportunisticVO", "Owner", "QDate", *walltime, *tier1.RESOURCE_ATTRIBUTES]
+request = {"address": ad["MyAddress"], "version": ad["CondorVersion"], "attribute": "OpportunisticSite",
+           "value": "leonardo", "vo_attribute": "OpportunisticVO", "walltime": walltime}
+tagged = 'OpportunisticSite =?= "leonardo" && (JobStatus == 1 || JobStatus == 2)'
+began = time.monotonic()
+if sys.argv[1] == "plain":
+    htcondor2.Schedd(ad).query(tagged, keys)
+else:
+    tier1._answer_demand(request)
+with open("/proc/self/status") as status:
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+print(time.monotonic() - began, peak)
+"""
 # Runs a command; prints its seconds and the sum of its processes' peak memory (kB), from their own /proc entries.
 MEASURE = """
 import json, os, subprocess, sys, time
@@ -105,8 +127,18 @@ def _compare(chain: Chain, title: str) -> list[str]:
         plain.append(_measure(chain, [PYTHON, "-c", PLAIN], plain_env))
         demand.append(_measure(chain, [HTCEBRIDGE, "demand", "--json"], {}))
     mine, theirs = _median(demand), _median(plain)
+    asked = {way: _median([_ask(chain, way, plain_env) for _ in range(ROUNDS)]) for way in ("plain", "demand")}
     return [
         title,
+        " the queries alone",
+        *_rows(asked["plain"], asked["demand"]),
+        " whole commands, with what Python, configuration, matching and printing cost",
+        *_rows(theirs, mine),
+    ]
+
+
+def _rows(theirs: Cost, mine: Cost) -> list[str]:
+    return [
         f"  plain projection query  {theirs.seconds:6.2f} s  {theirs.megabytes:6.0f} MB",
         f"  htcebridge demand       {mine.seconds:6.2f} s  {mine.megabytes:6.0f} MB",
         f"  ratio                   {mine.seconds / theirs.seconds:6.2f}    {mine.megabytes / theirs.megabytes:6.2f}",
@@ -119,6 +151,11 @@ def _measure(chain: Chain, command: list[str], env: dict[str, str]) -> Cost:
     if told["code"] != 0:
         raise RuntimeError(f"{command[0]} ended with code {told['code']}: {done.stderr}")
     return Cost(told["seconds"], told["kilobytes"] / 1024)
+
+
+def _ask(chain: Chain, way: str, env: dict[str, str]) -> Cost:
+    seconds, kilobytes = chain.bed.on("edge", [PYTHON, "-c", QUERY, way], user="leo", env=env).stdout.split()
+    return Cost(float(seconds), float(kilobytes) / 1024)
 
 
 def _median(costs: list[Cost]) -> Cost:

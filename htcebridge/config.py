@@ -61,6 +61,8 @@ Gres = Annotated[Line, _matching(r"\w+(:[\w.-]+)*", "a Slurm gres such as 'tmpfs
 HostPort = Annotated[Line, _matching(r"[A-Za-z0-9_.-]+(:\d+)?", "a host or host:port")]
 Issuer = Annotated[Line, _matching(r"https?://[^\s\"\\$]+", "a token issuer's URL (https://...)")]
 Pattern = Annotated[Line, _matching(r"[A-Za-z0-9_.@*-]+", "an account name or pattern such as 'cmspil*'")]
+Subject = Annotated[Line, _matching(r"[\w.:@/=+-]+", "a token's subject or group")]
+GroupName = Annotated[Line, _matching(r"[A-Za-z]\w*(\.\w+)*", "an accounting group such as 'opp_cms'")]
 Walltime = Annotated[Line, _matching(r"[A-Za-z_]\w*( \* \d+)?", "a job attribute in seconds, or 'Attribute * factor'")]
 # A shell variable in front is expanded where the path is used: shared ones on the edge node, scratch on the node.
 Path = Annotated[Line, _matching(r"(~|/|\$\w+|\$\{\w+\}).*", "an absolute path (it may begin with ~ or $VARIABLE)")]
@@ -117,6 +119,12 @@ class VO(Table):
     owners: Annotated[
         tuple[Pattern, ...], Field(description="Local accounts that the CE's mapfile gives; * stands for any text.")
     ] = ()
+    subjects: Annotated[
+        tuple[Subject, ...], Field(description="Token subjects; given: only these of the issuers' tokens.")
+    ] = ()
+    groups: Annotated[
+        tuple[Subject, ...], Field(description="Token groups such as /cms/pilot; given: a token must carry one.")
+    ] = ()
     request: Annotated[
         Literal["always", "flag"],
         Field(description='"always": every job of this VO; "flag": only jobs with WantOpportunistic = true.'),
@@ -130,11 +138,59 @@ class VO(Table):
     ] = 500
     max_jobs: Annotated[int, Field(ge=1, description="Routed jobs of this VO at a time, per CE (MaxJobs).")] = 10000
 
+    max_walltime: Annotated[
+        Duration | None, Field(description="Longer jobs do not get the grant. Left out: no bound.")
+    ] = None
+    max_cpus: Annotated[int | None, Field(ge=1, description="Wider jobs do not get the grant.")] = None
+    max_memory: Annotated[Megabytes | None, Field(description="Jobs that ask more do not get the grant.")] = None
+    accounting_group: Annotated[
+        GroupName | None, Field(description="Accounting group of the granted jobs, so that pledges are not charged.")
+    ] = None
+
     @model_validator(mode="after")
     def _someone_is_named(self) -> VO:
         if not self.issuers and not self.owners:
             raise ValueError("names nobody: give issuers, owners or both")
+        if (self.subjects or self.groups) and not self.issuers:
+            raise ValueError("subjects and groups are a token's: give its issuers too")
         return self
+
+
+class Site(Table):
+    """One more HPC that the same CE serves: its own value of the grant, and the VOs that may go there."""
+
+    value: Annotated[Word, Field(description="The grant's value: the name of this HPC.")]
+    vos: Annotated[tuple[Identifier, ...], Field(min_length=1, description="Names of [[vo]] tables.")]
+    max_idle: Annotated[int, Field(ge=1, description="Routed jobs per VO that may wait at a time, per CE.")] = 500
+    max_jobs: Annotated[int, Field(ge=1, description="Routed jobs per VO at a time, per CE.")] = 10000
+
+
+class Routes(Table):
+    """The parts of the CE's policy. Each can be switched off; docs/routes.md says what each is for."""
+
+    scrub: Annotated[bool, Field(description="Take away a grant that a job brings along.")] = True
+    guarded_routes: Annotated[
+        tuple[Identifier, ...],
+        Field(
+            description='Routes to the Tier-1 that jobs of a placement "only" must not fall through to. Empty: none.'
+        ),
+    ] = ("Condor_Pool",)
+    retries: Annotated[bool, Field(description="Let preempted jobs run again instead of removing them.")] = True
+    max_starts: Annotated[int, Field(ge=1, description="Starts after which a job is not tried again.")] = 20
+    hold: Annotated[
+        bool, Field(description="Repair the CE's SYSTEM_PERIODIC_HOLD, which holds nothing as shipped.")
+    ] = True
+    submit_requirement: Annotated[
+        bool, Field(description="Refuse, with a reason, a request of somebody who may not have the grant.")
+    ] = True
+    immutable: Annotated[bool, Field(description="Request and grant cannot be edited after submission.")] = True
+    job_lease: Annotated[
+        Duration | None, Field(description="JobLeaseDuration of granted jobs: what a vanished node costs them.")
+    ] = timedelta(minutes=10)
+    sigterm_guard: Annotated[bool, Field(description="A job that a SIGTERM ended has not completed.")] = True
+    machine_attributes: Annotated[
+        bool, Field(description="Keep in each job's history where it really ran, for accounting.")
+    ] = True
 
 
 class Demand(Table):
@@ -286,6 +342,8 @@ class Config(Table):
     tier1: Tier1
     grant: Grant = Grant()
     vos: Annotated[tuple[VO, ...], Field(alias="vo")] = ()
+    sites: Annotated[tuple[Site, ...], Field(alias="site")] = ()
+    routes: Routes = Routes()
     demand: Demand = Demand()
     pressure: Pressure = Pressure()
     pilot: PilotSettings = PilotSettings()
@@ -309,4 +367,10 @@ class Config(Table):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"two [[vo]] tables have the name {', '.join(sorted(twice))}")
+        values = [self.grant.value, *(site.value for site in self.sites)]
+        if len(set(values)) != len(values):
+            raise ValueError("two sites have the same grant value")
+        unknown = {vo for site in self.sites for vo in site.vos if vo.lower() not in names}
+        if unknown:
+            raise ValueError(f"[[site]] names VOs that no [[vo]] table has: {', '.join(sorted(unknown))}")
         return self

@@ -25,6 +25,7 @@ _LEONARDO: tuple[tuple[str, type[config.Table], dict[str, Any]], ...] = (
             "placement": "either",
         },
     ),
+    ("[routes]", config.Routes, {}),
     ("[demand]", config.Demand, {}),
     ("[pressure]", config.Pressure, {"interval": "60s", "instance": "leonardo"}),
     (

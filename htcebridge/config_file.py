@@ -99,6 +99,8 @@ def _table_fields(location: Sequence[int | str]) -> dict[str, str]:
         "tier1": config.Tier1,
         "grant": config.Grant,
         "vo": config.VO,
+        "site": config.Site,
+        "routes": config.Routes,
         "demand": config.Demand,
         "pressure": config.Pressure,
         "pilot": config.PilotSettings,

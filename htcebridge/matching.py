@@ -30,19 +30,19 @@ class Matcher:
     """
 
     def __init__(self, pilots: dict[str, str]) -> None:
-        classad2 = _bindings()
+        classad2 = bindings()
         self._pilots = {name: classad2.ClassAd(text) for name, text in pilots.items()}
 
     def fit(self, job_text: str) -> tuple[tuple[str, ...], dict[str, str]]:
         """The resources that take such a job and that it takes, and for each other one the reason."""
-        job = _bindings().ClassAd(job_text)
+        job = bindings().ClassAd(job_text)
         why_not = {name: why for name, pilot in self._pilots.items() if (why := _why_not(job, pilot))}
         return tuple(name for name in self._pilots if name not in why_not), why_not
 
 
 def evaluate(job_text: str, walltime: Sequence[str], default_walltime_s: int) -> Job:
     """What a job asks. Attributes that are missing count as HTCondor counts them: one CPU, no GPU."""
-    classad2 = _bindings()
+    classad2 = bindings()
     ad = classad2.ClassAd(job_text)
     ad["PilotJobWall"] = classad2.ExprTree(walltime_expression(walltime, default_walltime_s, scope=""))
     return Job(
@@ -67,7 +67,7 @@ def walltime_expression(walltime: Sequence[str], default_s: int, scope: str = "T
     return expression
 
 
-def _bindings() -> Any:
+def bindings() -> Any:
     """classad2 with HTCondor's own functions: split() or stringListMember() are errors until htcondor2 is loaded.
 
     Measured with 25.14. No configuration of this machine's is read.
@@ -116,21 +116,21 @@ def _clauses(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
         if name not in own:
             continue
         for clause in conjuncts(str(own.lookup(name))):
-            value = _evaluate(clause, own, other)
+            value = evaluate_in(clause, own, other)
             if value is not True:
-                return f"{side}: {clause} is {_word(value)}"
+                return f"{side}: {clause} is {value_word(value)}"
     return ""
 
 
 def _in_match(own: classad2.ClassAd, other: classad2.ClassAd, name: str) -> object:
-    return _evaluate(str(own.lookup(name)), own, other) if name in own else None
+    return evaluate_in(str(own.lookup(name)), own, other) if name in own else None
 
 
-def _evaluate(expression: str, own: classad2.ClassAd, other: classad2.ClassAd) -> object:
-    return _bindings().ExprTree(expression).eval(own, other)
+def evaluate_in(expression: str, own: classad2.ClassAd, other: classad2.ClassAd) -> object:
+    return bindings().ExprTree(expression).eval(own, other)
 
 
-def _word(value: object) -> str:
+def value_word(value: object) -> str:
     """true, false, undefined or error, as HTCondor writes them."""
     return str(getattr(value, "name", value)).lower()
 

@@ -96,7 +96,7 @@ def template_ad(config: Config, name: str, condor_version: str) -> str:
         "GLIDEIN_ToRetire": f"time() + {life}",
         "JobWall": job_wall_expression(config, resource),
         "Start": start_expression(config, resource),
-        "WithinResourceLimits": _WITHIN_RESOURCE_LIMITS,
+        "WithinResourceLimits": WITHIN_RESOURCE_LIMITS,
         "Requirements": "Start && WithinResourceLimits",
     }
     lines = [f"{key} = {classad_string(value)};" for key, value in values.items()]
@@ -105,7 +105,7 @@ def template_ad(config: Config, name: str, condor_version: str) -> str:
 
 
 # What the startd itself adds to a partitionable slot's Requirements.
-_WITHIN_RESOURCE_LIMITS = (
+WITHIN_RESOURCE_LIMITS = (
     "(TARGET.RequestCpus ?: 1) <= MY.Cpus && (TARGET.RequestMemory ?: 1) <= MY.Memory && "
     "(TARGET.RequestDisk ?: 0) <= MY.Disk && (TARGET.RequestGPUs ?: 0) <= MY.GPUs"
 )

@@ -333,20 +333,22 @@ def _answer_demand(request: dict[str, Any]) -> dict[str, Any]:
     options = htcondor2.QueryOpt
     for _ in range(3):
         clusters = {ad["AutoClusterId"]: ad for ad in schedd.query("true", [], opts=options.AutoCluster)}
-        rows = schedd.query(tagged, keys, opts=options.GroupBy)
-        loose = [row for row in rows if "AutoClusterId" not in row]
+        rows = schedd.query(tagged, keys, opts=options.GroupBy) if clusters else []
         known = [row for row in rows if "AutoClusterId" in row]
-        if all(row["AutoClusterId"] in clusters for row in known):
+        unknown = sum(int(row["JobCount"]) for row in rows if "AutoClusterId" not in row)
+        loose = []
+        if unknown or not clusters:
+            constraint = f"{tagged} && AutoClusterId =?= undefined" if clusters else tagged
+            loose = schedd.query(constraint, keys + list(RESOURCE_ATTRIBUTES), opts=options.GroupBy)
+        # A negotiation in between gives jobs an autocluster or renumbers them: then they would be counted nowhere.
+        missed = bool(clusters) and unknown != sum(int(row["JobCount"]) for row in loose)
+        if not missed and all(row["AutoClusterId"] in clusters for row in known):
             break
     else:
         raise RuntimeError("the autoclusters changed during each of three reads")
-    if loose:
-        unclustered = f"{tagged} && AutoClusterId =?= undefined"
-        loose = schedd.query(unclustered, keys + list(RESOURCE_ATTRIBUTES), opts=options.GroupBy)
     jobs: dict[str, dict[str, Any]] = {}
     first_jobs: dict[str, tuple[int, int]] = {}
-    for row in known + loose:
-        cluster = clusters[row["AutoClusterId"]] if "AutoClusterId" in row else row
+    for row, cluster in [(row, clusters[row["AutoClusterId"]]) for row in known] + [(row, row) for row in loose]:
         ad = _job_part(row, cluster)
         owner, vo = str(row.get("Owner", "")), str(row.get(request["vo_attribute"], ""))
         key = f"{ad}\n{owner}\n{vo}"

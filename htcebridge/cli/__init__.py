@@ -22,6 +22,7 @@ _COMMANDS = {
     "pressure": ("pressure", "Decide how many pilots to start, and start them."),
     "pilots": ("pilots", "Slurm jobs and startds side by side."),
     "routes": ("routes", "The CE routes that tag jobs."),
+    "explain": ("explain", "Why a job does or does not go to the HPC, clause by clause."),
     "render": ("render", "Print exactly what a pilot will run."),
     "config": ("config", "Write, check and show the configuration."),
 }

@@ -87,10 +87,15 @@ class Chain:
         wheels = wheelhouse(PROJECT, self.bed.suite)
         self.bed.install_wheels("edge", wheels, "/leonardo/home/leo/htcebridge-venv", "leo", "htcebridge")
         self.configure(CONFIGURATION)
-        routes = self.htcebridge("routes", "show").stdout
+        self.install_routes()
+
+    def install_routes(self) -> None:
+        """Put the routes of the configuration in force on both CEs, and into the schedds beside them."""
         for ce in ("ce01", "ce02"):
-            self.bed.write(ce, "/etc/condor-ce/config.d/60-htcebridge.conf", routes)
-            self.bed.on(ce, ["condor_reconfig"], env=CE_ENVIRONMENT)
+            for side, directory in (("ce", "/etc/condor-ce"), ("pool", "/etc/condor")):
+                text = self.htcebridge("routes", "show", "--side", side).stdout
+                self.bed.write(ce, f"{directory}/config.d/60-htcebridge.conf", text)
+                self.bed.on(ce, ["condor_reconfig"], env={"CONDOR_CONFIG": f"{directory}/condor_config"})
 
     def configure(self, text: str) -> None:
         """Put a configuration where htcebridge looks for it."""

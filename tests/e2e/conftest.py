@@ -1,4 +1,4 @@
-"""One testbed per suite for all e2e tests; with pytest-xdist each suite has a worker of its own."""
+"""One testbed per suite for all e2e tests. $HTCEBRIDGE_SUITES says which suites."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ SUITES = os.environ.get("HTCEBRIDGE_SUITES", "trixie forky").split()
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "installed" in metafunc.fixturenames:
-        marked = [pytest.param(suite, marks=pytest.mark.xdist_group(suite)) for suite in SUITES]
-        metafunc.parametrize("suite", marked, scope="session")
+        metafunc.parametrize("suite", SUITES, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def story(chain: Chain) -> list[str]:
     step("Two Tier-1 CEs get grid jobs. Some ask for opportunistic resources, one is nobody's, one forges the grant")
     granted = chain.submit(ce="ce01", user="cmspil001", count=12, cpus=8, seconds=15, walltime="1h")
     granted += chain.submit(ce="ce02", user="atlpil001", count=6, cpus=1, seconds=15, wants=False)
-    forged = chain.submit(ce="ce02", user="bob001", extra=['+OpportunisticSite = "leonardo"'])
+    forged = chain.submit(ce="ce02", user="bob001", wants=False, extra=['+OpportunisticSite = "leonardo"'])
     wide = chain.submit(ce="ce01", user="cmspil002", cpus=200)
     everyone = granted + forged + wide
     wait_until(lambda: None not in chain.states(everyone), 60, "the CEs have routed the jobs")

@@ -50,8 +50,9 @@ def routed(chain: Chain, jobs: list[GridJob]) -> bool:
 def test_granted_jobs_run_on_leonardo_and_no_others_do(chain: Chain) -> None:
     granted = chain.submit(user="cmspil001") + chain.submit(ce="ce02", user="atlpil001", cpus=8, wants=False)
     not_asking = chain.submit(user="cmspil002", wants=False)
-    not_allowed = chain.submit(user="bob001")
-    forged = chain.submit(user="bob001", extra=['+OpportunisticSite = "leonardo"', '+OpportunisticVO = "cms"'])
+    not_allowed = chain.submit(user="bob001", wants=False)
+    forging = ['+OpportunisticSite = "leonardo"', '+OpportunisticVO = "cms"']
+    forged = chain.submit(user="bob001", wants=False, extra=forging)
     forged += chain.submit(user="cmspil002", wants=False, extra=['+OpportunisticSite = "leonardo"'])
     others = not_asking + not_allowed + forged
     wait_until(lambda: routed(chain, granted + others), 60, "all jobs are in the Tier-1 schedds")
