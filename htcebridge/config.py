@@ -62,6 +62,7 @@ HostPort = Annotated[Line, _matching(r"[A-Za-z0-9_.-]+(:\d+)?", "a host or host:
 Issuer = Annotated[Line, _matching(r"https?://[^\s\"\\$]+", "a token issuer's URL (https://...)")]
 Pattern = Annotated[Line, _matching(r"[A-Za-z0-9_.@*-]+", "an account name or pattern such as 'cmspil*'")]
 Subject = Annotated[Line, _matching(r"[\w.:@/=+-]+", "a token's subject or group")]
+Identity = Annotated[Line, _matching(r"[\w.-]+@[\w.-]+", "an identity such as 'condor@cr.example.org'")]
 GroupName = Annotated[Line, _matching(r"[A-Za-z]\w*(\.\w+)*", "an accounting group such as 'opp_cms'")]
 Walltime = Annotated[Line, _matching(r"[A-Za-z_]\w*( \* \d+)?", "a job attribute in seconds, or 'Attribute * factor'")]
 # A shell variable in front is expanded where the path is used: shared ones on the edge node, scratch on the node.
@@ -107,6 +108,13 @@ class Grant(Table):
     vo_attribute: Annotated[Identifier, Field(description="Job attribute in which the route leaves the VO's name.")] = (
         "OpportunisticVO"
     )
+    provenance: Annotated[
+        Identity | None,
+        Field(
+            description="Identity of the CE router's IDTOKEN at the Tier-1 schedd (condor@UID_DOMAIN). Given: only "
+            "jobs that came in with it are counted and run, so that a direct submitter's grant is worth nothing."
+        ),
+    ] = None
 
 
 class VO(Table):

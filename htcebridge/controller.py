@@ -95,7 +95,7 @@ def pool(config: Config) -> tier1.Pool:
 def read_demand(config: Config, schedds: Sequence[tier1.Schedd], now: int) -> Demand:
     """Ask these schedds what waits, and match it against each resource."""
     grant = config.grant
-    tag = tier1.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime)
+    tag = tier1.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
     answers = tier1.read_demand(pool(config), schedds, tag)
     version = next((schedd.version for schedd in schedds if schedd.version), "")
     matcher = Matcher({name: pilot.template_ad(config, name, version) for name in config.resources})

@@ -58,6 +58,8 @@ def start_expression(config: Config, resource: Resource) -> str:
         "(time() < GLIDEIN_ToRetire)",
         f"(time() + {job_wall_expression(config, resource)} <= GLIDEIN_ToDie)",
     ]
+    if grant.provenance:
+        clauses.append(f"(TARGET.AuthTokenSubject =?= {classad_string(grant.provenance)})")
     if not resource.takes_cpu_jobs:
         clauses.append("((TARGET.RequestGPUs ?: 0) > 0)")
     return " && ".join(clauses)

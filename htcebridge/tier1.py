@@ -46,6 +46,7 @@ class Tag:
     value: str
     vo_attribute: str
     walltime: tuple[str, ...]
+    provenance: str | None = None
 
     @property
     def walltime_attributes(self) -> tuple[str, ...]:
@@ -144,6 +145,7 @@ def _read_schedd(pool: Pool, schedd: Schedd, tag: Tag) -> ScheddGroups:
         "value": tag.value,
         "vo_attribute": tag.vo_attribute,
         "walltime": tag.walltime_attributes,
+        "provenance": tag.provenance,
     }
     try:
         answer = _ask(pool, request)
@@ -330,6 +332,9 @@ def _answer_demand(request: dict[str, Any]) -> dict[str, Any]:
     tagged = f"{request['attribute']} =?= {quote(request['value'])} && (JobStatus == 1 || JobStatus == 2)"
     # GroupBy applies the constraint to its rows as well: an attribute that is no key makes it return nothing.
     keys = ["JobStatus", "AutoClusterId", "Owner", request["attribute"], request["vo_attribute"], *request["walltime"]]
+    if request.get("provenance"):
+        tagged += f" && AuthTokenSubject =?= {quote(request['provenance'])}"
+        keys.append("AuthTokenSubject")
     options = htcondor2.QueryOpt
     for _ in range(3):
         clusters = {ad["AutoClusterId"]: ad for ad in schedd.query("true", [], opts=options.AutoCluster)}

@@ -164,3 +164,34 @@ def test_history_tells_where_a_job_really_ran(chain: Chain) -> None:
         return ["leonardo", "dcgp"] in rows
 
     wait_until(known, 60, "the schedd knows where the job ran")
+
+
+def test_with_provenance_a_grant_set_by_a_direct_submitter_is_worth_nothing(policy: Chain) -> None:
+    grant = '[grant]\nvalue = "leonardo"\nprovenance = "condor@cr.example.org"\n'
+    with_routes(policy, grant + CONFIGURATION)
+    for service in ("condor-ce", "condor"):
+        policy.bed.stop("ce01", service)
+    for service in ("condor", "condor-ce"):
+        policy.bed.start("ce01", service)
+    direct = ["universe = vanilla", "executable = /bin/true", '+OpportunisticSite = "leonardo"', "queue", ""]
+    wait_until(lambda: submits(policy, direct), 60, "bob submits straight to the Tier-1 schedd, with the grant")
+    jobs = wait_until(lambda: submit_or_none(policy), 60, "a job enters the CE")
+    wait_until(lambda: policy.states(jobs) == [IDLE], 90, "it is routed")
+    assert policy.pool_jobs("ce01", "AuthTokenSubject")[jobs[0].id] == ["condor@cr.example.org"]
+    wait_until(lambda: policy.json("demand", expect=None)["totals"]["idle_jobs"] == 1, 60, "one of the two is demand")
+    policy.htcebridge("pressure", "once")
+    wait_until(lambda: policy.done(jobs), 120, "the job that came through the CE runs")
+    forged = policy.bed.on("ce01", ["condor_q", "-all", "-constraint", 'Owner == "bob001"', "-af", "JobStatus"]).stdout
+    assert forged.split() == [str(IDLE)]
+
+
+def submits(chain: Chain, lines: list[str]) -> bool:
+    done = chain.bed.on("ce01", ["condor_submit", "-"], user="bob001", input="\n".join(lines), check=False)
+    return done.returncode == 0
+
+
+def submit_or_none(chain: Chain) -> list[GridJob] | None:
+    try:
+        return chain.submit()
+    except TestbedError:
+        return None
