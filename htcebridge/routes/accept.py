@@ -25,6 +25,7 @@ def try_out(host: Host, files: Sequence[RouteFile], grants: Sequence[str]) -> lo
     """
     from htcebridge.routes.lint import check_ce
 
+    host.ce.version()
     with staged(host.ce, files) as stage_ce:
         stage_ce.files()  # ConfigError has the syntax error
         root = str(stage_ce.config.parent / "config.d")

@@ -17,6 +17,8 @@ from pathlib import Path
 from htcebridge.errors import BridgeError, ConfigError
 
 CE_CONFIG = Path("/etc/condor-ce/condor_config")
+# What the routes are written for and tried with: 23.9 and 25.14.
+OLDEST_MAJOR = 23
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ class CE:
 
     config: Path = CE_CONFIG
     timeout_s: float = 60.0
+
+    def version(self) -> str:
+        """The CondorVersion that this host's daemons advertise. Raises ConfigError for one that is not supported."""
+        text = self.run(["condor_version"]).partition("\n")[0].strip()
+        found = re.search(r"(\d+)\.\d+", text)
+        if not found or int(found[1]) < OLDEST_MAJOR:
+            raise ConfigError(f"HTCondor {OLDEST_MAJOR} or newer is needed; condor_version says {text!r}")
+        return text
 
     def knobs(self, pattern: str = "") -> dict[str, Knob]:
         """NAME (upper case) -> every setting whose name matches, defaults included. Raises ConfigError, BridgeError."""

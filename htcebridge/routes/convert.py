@@ -30,7 +30,7 @@ def convert(path: Path) -> Converted:
         root = Path(folder) / "condor_config"
         root.write_text("LOCAL_CONFIG_DIR =\nLOCAL_CONFIG_FILE =\n", encoding="utf-8")
         done = CE(root).call(["condor_transform_ads", "-convertoldroutes:file", str(path)])
-        if "JOB_ROUTER_ROUTE_" not in done.stdout:
+        if not re.search(r"^JOB_ROUTER_ROUTE_\w+ @=", done.stdout, re.MULTILINE):
             said = " ".join((done.stderr or done.stdout).split())
             raise ConfigError(
                 f"{path}: no JOB_ROUTER_ENTRIES that HTCondor's converter takes{': ' + said if said else ''}"

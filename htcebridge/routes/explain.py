@@ -103,7 +103,7 @@ def explain(ce: CE, config: Config, job: JobAd, routed: str | None = None) -> Ex
     steps.append(_taken(config, made, in_queue=routed is not None))
     fits: tuple[str, ...] = ()
     if made.text:
-        templates = trial.templates(config, trial.condor_version(ce))
+        templates = trial.templates(config, ce.version())
         matched, why_not = trial.fit(Matcher(templates), made)
         granted = trial.granted(made, config)
         fits = tuple(name for name in matched if granted or name == WORKER)

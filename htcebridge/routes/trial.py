@@ -82,7 +82,7 @@ def try_routes(ce: CE, files: Sequence[RouteFile], config: Config, jobs: Sequenc
     """Send every job through the real router twice. Raises ConfigError, and BridgeError if the router is disabled."""
     with unlimited(ce, None) as present, unlimited(ce, files) as new:
         before, after = route(present, jobs), route(new, jobs)
-    matcher = Matcher(templates(config, condor_version(ce)))
+    matcher = Matcher(templates(config, ce.version()))
     trials = []
     fitted: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {}
     for job in jobs:
@@ -210,11 +210,6 @@ def worker_ad(version: str) -> str:
     lines = [f"{name} = {classad_string(value)};" for name, value in values.items()]
     lines.append(f"Requirements = Start && {pilot.WITHIN_RESOURCE_LIMITS};")
     return "[ " + " ".join(lines) + " ]"
-
-
-def condor_version(ce: CE) -> str:
-    """The CondorVersion that this host's daemons advertise. Raises ConfigError."""
-    return ce.run(["condor_version"]).partition("\n")[0].strip()
 
 
 # --------------------------------------------------------------------------- job ads

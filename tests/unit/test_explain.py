@@ -96,6 +96,9 @@ class FakeCE:
         assert stdin, "the router gets its jobs from standard input"
         return self.table if "-match-jobs" in arguments else self.routing
 
+    def version(self) -> str:
+        return self.run(["condor_version"])
+
     def run(self, arguments: Sequence[str]) -> str:
         if arguments[0] == "condor_version":
             return "$CondorVersion: 25.14.1 2026-10-16 $\n$CondorPlatform: X $\n"

@@ -9,6 +9,7 @@ import pytest
 from htcebridge.errors import BridgeError, ConfigError, LockHeld
 from htcebridge.routes import RouteFile, disk, log
 from htcebridge.routes.accept import defined_routes
+from htcebridge.routes.ce import CE
 from htcebridge.routes.disk import Change
 from htcebridge.routes.running import has_loaded
 
@@ -361,3 +362,28 @@ def test_routes_are_known_from_their_definitions() -> None:
     text = "JOB_ROUTER_ROUTE_A @=jrt\n@jrt\nJOB_ROUTER_ROUTE_NAMES = A $(JOB_ROUTER_ROUTE_NAMES)\n"
     text += "JOB_ROUTER_ROUTE_NAMESAKE = x\n"
     assert defined_routes([text, text]) == ["A", "NAMESAKE"]
+
+
+@pytest.mark.parametrize(
+    ("said", "ok"),
+    [
+        ("$CondorVersion: 25.14.1 2026-09-24 BuildID: x $", True),
+        ("$CondorVersion: 23.9.6 2026-07-12 $", True),
+        ("$CondorVersion: 10.9.0 2023-09-28 $", False),
+        ("", False),
+    ],
+)
+def test_an_old_htcondor_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, ok: bool
+) -> None:
+    tool = tmp_path / "condor_version"
+    tool.write_text(f"#!/bin/sh\nprintf '%s\\n' '{said}'\n")
+    tool.chmod(0o755)
+    config = tmp_path / "condor_config"
+    config.write_text("")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if ok:
+        assert CE(config).version() == said
+    else:
+        with pytest.raises(ConfigError, match="HTCondor 23 or newer is needed"):
+            CE(config).version()

@@ -43,6 +43,7 @@ def check_ce(ce: CE, grants: Sequence[str] = GRANTS) -> Report:
     done = ce.call(["condor_config_val", "-dump", "-v", "-raw"])
     if done.returncode != 0:
         return Report((unreadable(done.stderr or done.stdout, str(ce.config)),))
+    ce.version()
     return lint(of_ce(ce, parse_dump(done.stdout), grants))
 
 
