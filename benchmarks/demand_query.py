@@ -33,12 +33,13 @@ print(len(rows))
 QUERY = """
 import sys, time
 import htcondor2
-from htcebridge import tier1
+from htcebridge import tier1_query
 collector = htcondor2.Collector("tier1.cr.example.org:9618")
 wanted = ["Name", "MyAddress", "CondorVersion"]
 (ad,) = collector.query(htcondor2.AdType.Schedd, 'Machine == "ce01.cr.example.org"', wanted)
 walltime = ["AllowedExecuteDuration", "AllowedJobDuration", "BatchRuntime", "MaxWallTimeMins", "maxWallTime"]
-keys = ["JobStatus", "OpportunisticSite", "OpportunisticVO", "Owner", "QDate", *walltime, *tier1.RESOURCE_ATTRIBUTES]
+keys = ["JobStatus", "OpportunisticSite", "OpportunisticVO", "Owner", "QDate", *walltime]
+keys += tier1_query.RESOURCE_ATTRIBUTES
 request = {"address": ad["MyAddress"], "version": ad["CondorVersion"], "attribute": "OpportunisticSite",
            "value": "leonardo", "vo_attribute": "OpportunisticVO", "walltime": walltime}
 tagged = 'OpportunisticSite =?= "leonardo" && (JobStatus == 1 || JobStatus == 2)'
@@ -46,7 +47,7 @@ began = time.monotonic()
 if sys.argv[1] == "plain":
     htcondor2.Schedd(ad).query(tagged, keys)
 else:
-    tier1._answer_demand(request)
+    tier1_query.answer_demand(request)
 with open("/proc/self/status") as status:
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 print(time.monotonic() - began, peak)

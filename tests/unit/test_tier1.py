@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from htcebridge import tier1
+from htcebridge import tier1, tier1_query
 from htcebridge.errors import ConfigError, ExitCode, UnknownState
-from htcebridge.tier1 import Pool, Schedd, Tag, check_secret, check_tokens, quote
+from htcebridge.tier1 import Pool, Schedd, Tag, check_secret, check_tokens
+from htcebridge.tier1_query import quote
 
 SECRET = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
 TAG = Tag("OpportunisticSite", "leonardo", "OpportunisticVO", ("BatchRuntime", "MaxWallTimeMins * 60"))
@@ -207,8 +208,8 @@ def test_equal_jobs_are_equal_text_whatever_the_order_of_their_attributes() -> N
         '[ Id = 9; JobIds = "7.0"; Requirements = (TARGET.Arch == "X86_64"); '
         "RequestMemory = 2000 * 8; RequestCpus = 8 ]"
     )
-    text = tier1._job_part(ad(row), ad(cluster))
-    assert text == tier1._job_part(ad(turned), ad(turned_cluster))
+    text = tier1_query.job_part(ad(row), ad(cluster))
+    assert text == tier1_query.job_part(ad(turned), ad(turned_cluster))
     job = ad(text)
     assert (job["Owner"], job["BatchRuntime"], job["RequestCpus"]) == ("cmspil", 7200, 8)
     assert job.eval("RequestMemory") == 16000
@@ -225,19 +226,19 @@ def test_jobs_that_differ_are_different_text(name: str, other: str) -> None:
     import classad2
 
     changed[name] = classad2.ExprTree(other)
-    assert tier1._job_part(ad("[ ]"), job) != tier1._job_part(ad("[ ]"), changed)
+    assert tier1_query.job_part(ad("[ ]"), job) != tier1_query.job_part(ad("[ ]"), changed)
 
 
 def test_strings_with_quotes_survive_the_way_through_text() -> None:
     row = ad(r'[ Owner = "a\"b\\c; d = 1 ]" ]')
-    assert ad(tier1._job_part(row, ad("[ ]")))["Owner"] == 'a"b\\c; d = 1 ]'
+    assert ad(tier1_query.job_part(row, ad("[ ]")))["Owner"] == 'a"b\\c; d = 1 ]'
 
 
 @pytest.mark.parametrize(
     ("ids", "first"), [("1.0", (1, 0)), ("12.3 ... 14.39999", (12, 3)), ("", None), ("none", None)]
 )
 def test_the_first_job_of_a_group_is_its_oldest(ids: str, first: tuple[int, int] | None) -> None:
-    assert tier1._first_job(ids) == first
+    assert tier1_query._first_job(ids) == first
 
 
 def test_walltime_attributes_are_asked_for_without_their_factor() -> None:
@@ -250,7 +251,7 @@ def startd(text: str = "") -> dict:
         "TotalSlotCpus = 112; TotalSlotMemory = 490000; TotalSlotDisk = 4096; NumDynamicSlots = 3; "
         "GLIDEIN_ToDie = 2000; GLIDEIN_ToRetire = 1900; MyCurrentTime = 1000; "
     )
-    return tier1._startd_row(ad(f"[ {row}{text} ]"))
+    return tier1_query._startd_row(ad(f"[ {row}{text} ]"))
 
 
 def test_a_partitionable_slots_free_part_is_what_it_advertises() -> None:
