@@ -168,7 +168,7 @@ def _on_demand(
     worth = [bin_ for bin_ in opened if _worth_a_node(bin_, limit, policy)]
     wanted = sum(bin_.count for bin_ in worth)
     if wanted:
-        reasons.append(f"{plural(_jobs(worth, None), 'more job')} need {plural(wanted, 'new node')}")
+        reasons.append(f"{plural(wanted, 'new node')} for {plural(_jobs(worth, None), 'more job')}")
     reasons += [_too_empty(bin_, limit, policy) for bin_ in opened if bin_ not in worth]
     submit = _cut(wanted, pilots, limit, reasons)
     if not reasons:
