@@ -74,12 +74,25 @@ def policy(chain: Chain) -> Iterator[Chain]:
 
 
 def evict(chain: Chain, job: GridJob) -> None:
-    """Evict a job's routed copy while it executes, as a preempted pilot does. NumJobStarts counts at the eviction."""
-    before = chain.starts(job)
+    """Evict a job's routed copy while it executes, as a preempted pilot does, and wait until it starts again."""
     wait_until(lambda: chain.busy_slots() >= 1 and chain.states([job]) == [RUNNING], 90, "the job runs")
-    pool_id = chain.pool_jobs(job.ce, "ClusterId")[job.id][0]
+    pool_id, shadows = chain.pool_jobs(job.ce, "ClusterId", "NumShadowStarts")[job.id]
     chain.bed.on(job.ce, ["condor_vacate_job", "-fast", pool_id])
-    wait_until(lambda: chain.starts(job) > before or is_gone(chain, job), 60, "the eviction is counted")
+
+    def again() -> bool:
+        row = chain.pool_jobs(job.ce, "NumShadowStarts").get(job.id)
+        return row is None or int(row[0]) > int(shadows)
+
+    wait_until(again, 90, "the job starts again, or is removed")
+
+
+def evict_until_gone(chain: Chain, job: GridJob, most: int) -> None:
+    """Evict a job until the CE removes it, at most so many times."""
+    for _ in range(most):
+        if is_gone(chain, job):
+            return
+        evict(chain, job)
+    wait_until(lambda: is_gone(chain, job), 60, f"the CE removes {job.id} after {most} evictions")
 
 
 def is_gone(chain: Chain, job: GridJob) -> bool:
@@ -107,16 +120,13 @@ def test_an_evicted_granted_job_runs_again_up_to_the_bound_and_others_as_the_ce_
     with_routes(policy, CONFIGURATION + "\n[routes]\nmax_starts = 2\n")
     with tier1_worker(policy):
         (other,) = policy.submit(user="bob001", wants=False, seconds=300)
-        evict(policy, other)
-        if not is_gone(policy, other):
-            evict(policy, other)
-        wait_until(lambda: is_gone(policy, other), 60, "the CE removes an evicted job without the grant, as before")
+        evict_until_gone(policy, other, 2)
         (granted,) = policy.submit(seconds=300)
         evict(policy, granted)
-        evict(policy, granted)
-        assert not is_gone(policy, granted), "two evictions are within the bound"
-        evict(policy, granted)
-        wait_until(lambda: is_gone(policy, granted), 60, "the third one is not")
+        time.sleep(10)
+        assert not is_gone(policy, granted), "one eviction is within the bound"
+        # HTCondor 23 counts a start when it ends, 25 when it begins: the bound is reached an eviction sooner.
+        evict_until_gone(policy, granted, 3)
     reasons = policy.bed.on("ce01", ["condor_history", "-af", "RemoveReason"], env=CE_ENVIRONMENT).stdout
     assert reasons.count("disabled job retries") >= 2
 
