@@ -39,6 +39,8 @@ _TABLES: tuple[tuple[str, type[config.Table], str], ...] = (
     ("[tier1]", config.Tier1, "Read by the controller; `collector` goes into the pilots, too. Required."),
     ("[grant]", config.Grant, "Goes into the CE route, the demand query and the pilots' START."),
     ("[[vo]]", config.VO, "One table for each VO. Goes into the CE route. Without any there is no route."),
+    ("[[site]]", config.Site, "One table for each further HPC that the same CEs serve. Goes into the CE route."),
+    ("[routes]", config.Routes, "The parts of the CE's policy: see [routes.md](routes.md). Goes into the CE's files."),
     ("[demand]", config.Demand, "Read by the controller and by the pilots' START."),
     ("[pressure]", config.Pressure, "Read by the controller; `instance` goes into the pilots, too."),
     (

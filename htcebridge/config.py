@@ -157,6 +157,10 @@ class VO(Table):
 
     @model_validator(mode="after")
     def _someone_is_named(self) -> VO:
+        if any(not owner.strip("*") for owner in self.owners):
+            raise ValueError(
+                'owners = ["*"] would grant every account; name the accounts that the mapfile gives this VO'
+            )
         if not self.issuers and not self.owners:
             raise ValueError("names nobody: give issuers, owners or both")
         if (self.subjects or self.groups) and not self.issuers:

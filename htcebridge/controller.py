@@ -199,6 +199,7 @@ def look(config: Config) -> Look:
     """Observe and plan, change nothing. Raises ConfigError for what only the admin can mend."""
     if not config.resources:
         raise ConfigError("no [resource.NAME] in the configuration: nothing to start pilots on")
+    _check_pilots_can_start(config)
     slurm, memory = Slurm(config.pressure.instance), recall(config)
     try:
         seen = observe(config, slurm, int(time.time()), memory)
@@ -210,7 +211,6 @@ def look(config: Config) -> Look:
 def cycle(config: Config, lock: ControllerLock) -> CycleResult:
     """One cycle: observe, plan, act, record. Raises ConfigError for what only the admin can mend."""
     plan_id = f"{int(time.time()):x}{secrets.token_hex(2)}"
-    _check_pilots_can_start(config)
     found = look(config)
     _log_plan(plan_id, found.plan)
     if found.seen is None:
@@ -251,7 +251,8 @@ def _act(config: Config, plan: Plan, plan_id: str, lock: ControllerLock) -> list
 def run(path: Path, say: Callable[[str], None] = log.info) -> None:
     """Cycle for ever, until SIGTERM or SIGINT; both end it between two cycles. SIGHUP cycles at once.
 
-    The file is read again before every cycle; a broken one is reported and the last good one kept.
+    The file is read again before every cycle; a broken one is reported and the last good one kept. Raises ConfigError
+    for what would fail from the start.
     """
     config = config_file.load(path)
     wake, ending = threading.Event(), threading.Event()
@@ -266,6 +267,7 @@ def run(path: Path, say: Callable[[str], None] = log.info) -> None:
     for signum, handler in ((signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, now)):
         signal.signal(signum, handler)
     with ControllerLock(config) as lock:
+        _check_pilots_can_start(config)
         say(f"controller {config.pressure.instance} runs, a cycle every {config.pressure.interval.total_seconds():g} s")
         known: tuple[str, ...] = ()
         while not ending.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,3 +104,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(ExitCode.PROBLEM)
+    except OSError as error:
+        # Writing the answer failed, such as on a full disk.
+        click.echo(f"htcebridge: {error}", err=True)
+        os._exit(ExitCode.PROBLEM)

@@ -59,10 +59,7 @@ class Explanation:
     steps: tuple[Step, ...]
     resources: tuple[str, ...]
     sentence: str
-
-    @property
-    def goes(self) -> bool:
-        return bool(self.resources)
+    goes: bool
 
 
 @dataclass(frozen=True)
@@ -114,12 +111,17 @@ def explain(ce: CE, config: Config, job: JobAd, routed: str | None = None) -> Ex
     why = _why(config, steps, made, table, limit)
     # What was edited after submission is judged no more.
     refused = routed is None and any(step.title.startswith("submit requirement") and not step.ok for step in steps)
-    if resources and not limit and not refused:
+    granted_here = bool(made.text) and trial.granted(made, config) and not limit and not refused
+    if granted_here and not config.resources:
+        # A CE's own configuration may know nothing of the HPC's nodes.
+        sentence = f"gets the grant for {config.grant.value}; no [resource] here says which pilots would take it"
+    elif granted_here and resources:
         either = f", or to a {WORKER}, whichever is free first" if WORKER in fits else ""
         sentence = f"goes to {config.grant.value} ({', '.join(resources)}){either}"
     else:
         resources, sentence = (), f"does not go to {config.grant.value}, because {why}"
-    return Explanation(job.label, tuple(steps), resources, f"{job.label} {sentence}.")
+    goes = granted_here and bool(resources or not config.resources)
+    return Explanation(job.label, tuple(steps), resources, f"{job.label} {sentence}.", goes)
 
 
 def find(ce: CE, job_id: str) -> tuple[JobAd, str | None]:
@@ -258,7 +260,7 @@ def _why(config: Config, steps: Sequence[Step], made: Routed, table: Mapping[str
         for step in steps
         if step.title.endswith("both ways") and not step.ok and not step.title.startswith(WORKER)
     ]
-    return "; ".join(reasons) or "no resource is configured"
+    return "; ".join(reasons) or "no pilot takes it"
 
 
 # --------------------------------------------------------------------------- what the CE says

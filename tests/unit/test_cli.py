@@ -215,6 +215,7 @@ def test_a_held_plan_is_temporary_and_still_a_document(
 ) -> None:
     fake_command("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller", code=1)
     monkeypatch.setattr(tier1, "check_tokens", lambda _: None)
+    monkeypatch.setattr(controller, "_check_pilots_can_start", lambda _: None)
     said = htcebridge_command("--config", example, "pressure", "plan", "--json")
     assert said.code == ExitCode.TEMPFAIL
     document = json.loads(said.out)

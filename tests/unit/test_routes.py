@@ -247,7 +247,6 @@ def test_what_the_submitter_wrote_is_no_authority(make: Callable[..., Config]) -
         ("*@it", "leo@it.evil", False),
         ("a*b*c", "a1b2c", True),
         ("a*b*c", "a1c2b", False),
-        ("*", "anybody", True),
     ],
 )
 def test_an_account_pattern_matches_the_whole_account(
@@ -255,6 +254,11 @@ def test_an_account_pattern_matches_the_whole_account(
 ) -> None:
     config = make({"name": "vo", "owners": [pattern], "request": "always"})
     assert accepts(config, Owner=owner) is matches
+
+
+def test_an_account_pattern_for_everybody_is_refused(make: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="would grant every account"):
+        make({"name": "vo", "owners": ["*"]})
 
 
 def test_the_flag_is_needed_where_the_vo_says_so(make: Callable[..., Config]) -> None:
