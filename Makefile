@@ -33,8 +33,8 @@ bench: prepared ## the benchmarks, on a testbed
 testbed-up: prepared ## start a testbed (SUITE=trixie NODES=2)
 	$(TESTBED) up --suite $(or $(SUITE),trixie) --nodes $(or $(NODES),2)
 
-testbed-down: prepared ## end every testbed
-	$(TESTBED) down --all
+testbed-down: prepared ## end the testbed (NAME=... where several run)
+	$(TESTBED) down $(if $(NAME),--name $(NAME))
 
 .PHONY: prepared
 prepared:

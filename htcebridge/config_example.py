@@ -51,7 +51,7 @@ _LEONARDO: tuple[tuple[str, type[config.Table], dict[str, Any]], ...] = (
             "walltime": "12h",
             "min_walltime": "2h",
             "job_name": "GP_CMS_CVMFS_STARTD",
-            "max_running": 100,
+            "max_running": 10,
             "max_pending": 5,
         },
     ),

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from htcebridge.errors import BridgeError
-from htcebridge.routes import RouteFile, disk, log
+from htcebridge.errors import BridgeError, ConfigError
+from htcebridge.routes import FILE_NAME, RouteFile, disk, log
 from htcebridge.routes.accept import defined_routes, try_out
 from htcebridge.routes.disk import SIDES, Change
 from htcebridge.routes.host import Host
@@ -59,7 +59,14 @@ def install(host: Host, files: Sequence[RouteFile], options: Options, say: Say) 
 
 
 def uninstall(host: Host, options: Options, say: Say) -> None:
-    """Take our files away and bring what is left into effect. Raises what `install` raises."""
+    """Take our files away and bring what is left into effect. Raises what `install` raises.
+
+    A file of our name that somebody copied there by hand is theirs: ConfigError names it.
+    """
+    for side in SIDES:
+        path = host.side(side)[1] / FILE_NAME
+        if path.exists() and host.installed(side) is None:
+            raise ConfigError(f"{path}: not written by `routes install`, so it is left alone; remove it by hand")
     install(host, (), options, say)
 
 
