@@ -318,7 +318,7 @@ class Resource(PilotSettings):
             return self.disk
         split = (gres.partition(":") for gres in self.gres)
         tmpfs = [parse_megabytes(size) for name, _, size in split if name == "tmpfs"]
-        # Leonardo gives a job 10 GB of /tmp when it asks for no tmpfs (startd.md, section 5).
+        # Leonardo gives a job 10 GB of /tmp when it asks for no tmpfs.
         return sum(tmpfs) or 10 * 1024
 
     @property

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the commands return: DESIGN's contract, EX_TEMPFAIL is sysexits.h's."""
+    """What the commands return (README, exit codes); EX_TEMPFAIL is sysexits.h's."""
 
     OK = 0
     PROBLEM = 1

@@ -16,7 +16,7 @@ from htcebridge.model import Limits, Shape
 from htcebridge.slurm import format_minutes
 from htcebridge.templates import classad_string, render
 
-# Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first (startd.md 1.5).
+# Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first.
 SIGNAL_BEFORE_END_S = 180
 # What every pilot advertises, beside its resource's own attributes.
 _LINUX = {"Arch": "X86_64", "OpSys": "LINUX", "HasFileTransfer": True, "PartitionableSlot": True}

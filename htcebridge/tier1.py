@@ -221,7 +221,7 @@ def _environment(pool: Pool) -> dict[str, str]:
         "SEC_CLIENT_AUTHENTICATION": "REQUIRED",
         "SEC_CLIENT_ENCRYPTION": "REQUIRED",
         "SEC_CLIENT_INTEGRITY": "REQUIRED",
-        # With FS in the list a tool on a shared host authenticates as the local user and is denied (startd.md 1.3).
+        # With FS in the list a tool on a shared host authenticates as the local user and is denied.
         "SEC_CLIENT_AUTHENTICATION_METHODS": "IDTOKENS",
         "SEC_TOKEN_DIRECTORY": str(pool.token_directory),
         "SEC_TOKEN_SYSTEM_DIRECTORY": str(pool.token_directory),

@@ -49,7 +49,7 @@ def command(app: App, as_json: bool, watch: float | None) -> int:
 
 
 def as_document(config: Config, demand: Demand, now: float) -> dict[str, Any]:
-    """DESIGN's `demand --json`, schema 1."""
+    """`demand --json`, schema 1 (docs/how-it-decides.md)."""
     return {
         "schema": 1,
         "time": int(now),

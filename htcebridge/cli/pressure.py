@@ -73,7 +73,7 @@ def run(app: App) -> int:
 
 
 def as_document(decision: Plan, now: float) -> dict[str, Any]:
-    """DESIGN's `pressure plan --json`, schema 1."""
+    """`pressure plan --json`, schema 1 (docs/how-it-decides.md)."""
     return {
         "schema": 1,
         "time": int(now),

@@ -1,4 +1,4 @@
-"""From a CE through Slurm and back: what issue and README promise, on real HTCondor and Slurm."""
+"""From a CE through Slurm and back: what the README promises, on real HTCondor and Slurm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the unit tests share: DESIGN's example configuration, fake Slurm commands, the command line in-process."""
+"""What the unit tests share: an example configuration, fake Slurm commands, the command line in-process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from htcebridge import config_file
 from htcebridge.cli import main
 from htcebridge.config import Config
 
-# DESIGN.md's example, word for word.
+# A full configuration as a site would write it.
 DESIGN_EXAMPLE = """\
 [tier1]
 collector = "cm01.cr.example.org:9618"

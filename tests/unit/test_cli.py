@@ -223,7 +223,7 @@ def test_a_held_plan_is_temporary_and_still_a_document(
     assert document["resources"]["dcgp"]["submit"] == 0
 
 
-# --------------------------------------------------------------------------- JSON contracts (DESIGN.md)
+# --------------------------------------------------------------------------- JSON contracts (docs/how-it-decides.md)
 
 GROUP = Group(Shape(8, 16000, 0, 1000), 3600, "cmspil", "cms", 5, 1, 60, ("dcgp",), {"booster": "it's too [bold]"})
 NOWHERE = Group(Shape(200, 16000), 3600, "x", "", 2, 0, 60, (), {"dcgp": "asks 200 cpus, a pilot has 112"})

@@ -143,7 +143,7 @@ def test_a_toml_block_is_a_configuration_or_part_of_one(block: Block) -> None:
     assert Config.model_validate({**base, **raw})
 
 
-# DESIGN's contract: keys may be added, none may go.
+# The JSON contract: keys may be added, none may go.
 CONTRACT: dict[str, dict[str, set[str]]] = {
     "groups": {
         "": {"schema", "time", "collector", "schedds", "groups", "totals"},

@@ -46,7 +46,7 @@ NASTY = [
 
 @pytest.fixture
 def make(load: Callable[[str], Config], design_example: str) -> Make:
-    """DESIGN's example with these keys of [resource.dcgp] changed; None takes a key away."""
+    """The example with these keys of [resource.dcgp] changed; None takes a key away."""
 
     def changed(**keys: object) -> Config:
         raw = tomllib.loads(design_example)
