@@ -219,7 +219,7 @@ def test_what_it_did_not_write_is_not_touched(ce: CEHost) -> None:
     before = ce.files()
     assert "not written by" in ce.routes("install", expect=2).stderr
     assert "not written by" in ce.routes("status", expect=1).stdout
-    assert "nothing to remove" in ce.routes("uninstall").stdout
+    assert "so it is left alone" in ce.routes("uninstall", expect=2).stderr
     assert ce.files() == before
 
     ce.sh(f"rm {FILE}")
