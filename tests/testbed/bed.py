@@ -7,6 +7,7 @@ import signal as signals
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -138,7 +139,8 @@ class Testbed(Commands):
         there = service_of(self.host(host), service)
         if not self.pids(host, service):
             for pid in orphans(there, self.door(host)):  # as systemd does with what a failed service leaves
-                os.kill(pid, signals.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signals.SIGKILL)
             self.spawn(host, there)
         self.wait_ready(host, there)
 
@@ -217,5 +219,6 @@ class Testbed(Commands):
     def _signal(self, host: str, service: Service, signal: int) -> bool:
         pids = self.pids(host, service.name)
         for pid in pids:
-            os.kill(pid, signal)
+            with suppress(ProcessLookupError):  # a short-lived child of the daemon, gone since it was listed
+                os.kill(pid, signal)
         return bool(pids)
