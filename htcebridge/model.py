@@ -54,6 +54,12 @@ class Group:
     oldest_s: int
     resources: tuple[str, ...] = ()
     why_not: Mapping[str, str] = field(default_factory=dict)
+    either: bool = False
+    """The Tier-1 itself may run these jobs (placement "either")."""
+    rejected: bool | None = None
+    """The negotiator tried these lately and had nothing free for them. None: not asked, or not tried yet."""
+    key: str = ""
+    """`tier1.JobGroup.key`; empty once several were merged."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,10 @@ class PilotPhase(StrEnum):
 
 @dataclass(frozen=True)
 class Startd:
-    """A joined pilot as the collector shows it: what its partitionable slot has free, and until when."""
+    """A joined pilot as the collector shows it: what its partitionable slot has free, and until when.
+
+    `busy_by_vo` is VO -> cpus that its jobs hold now.
+    """
 
     pilot_id: str
     name: str
@@ -106,11 +115,17 @@ class Startd:
     jobs: int
     to_die: int
     accepting: bool
+    draining: bool = False
+    busy_by_vo: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One Slurm job or array task of ours, in Slurm's own words."""
+    """One Slurm job or array task of ours, in Slurm's own words.
+
+    `starts` is Slurm's estimate for a pending job, None where it has none. `time_min_s` is what Slurm may shrink it
+    to, None where that is not known (squeue does not show it).
+    """
 
     id: str
     resource: str
@@ -125,15 +140,52 @@ class SlurmJob:
     started: int | None
     ends: int | None
     time_limit_s: int | None
+    starts: int | None = None
+    time_min_s: int | None = None
+
+
+class Wait(StrEnum):
+    """What Slurm's reason for a pending job means for whoever waits for it (Slurm's job_reason_codes page)."""
+
+    NORMAL = "normal"
+    """It will start when its turn comes."""
+    LIMIT = "limit"
+    """A limit of the QOS, association or user is reached: it starts when another one ends."""
+    BUDGET = "budget"
+    """The account's budget is spent."""
+    NEVER = "never"
+    """Slurm took it, and will never start it as it stands."""
+    OUTAGE = "outage"
+    """Nodes, partition or a reservation are in the way; nobody can do anything here."""
+    HELD = "held"
+    """Somebody holds it: a message from the HPC's admins."""
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """A Slurm job and, once it has joined, its startd."""
+    """A Slurm job and, once it has joined, its startd.
+
+    `wait` and `chance` are about pending ones: what Slurm's reason means, and how likely (0 to 1) it starts within
+    the horizon that counts (`waits.chance`). `tail_drained`: this controller's own drain mark lies on it.
+    """
 
     job: SlurmJob
     phase: PilotPhase
     startd: Startd | None = None
+    wait: Wait = Wait.NORMAL
+    chance: float = 1.0
+    tail_drained: bool = False
+
+
+@dataclass(frozen=True)
+class Cap:
+    """How many pilots may be added, and by what. Caps of one `key` are one cap that several resources share."""
+
+    key: str
+    room: int
+    why: str
+    in_flight: bool = False
+    """`room` is for pending and booting pilots together, those that are there included."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +193,9 @@ class Limits:
     """One resource, as far as the planner needs to know it.
 
     `job_life_s` is the longest walltime that a new pilot can promise a job; `overhead_s` what a pilot's own
-    walltime must exceed a job's by.
+    walltime must exceed a job's by. `caps` are the limits that are not the configuration's max_running, max_pending
+    and max_new_per_cycle: Slurm's, node-hours, back-off. `notes` are facts that changed the numbers here, for the
+    plan's reasons. `preemptions_per_hour` is how often a running pilot of this resource is preempted.
     """
 
     name: str
@@ -153,7 +207,11 @@ class Limits:
     max_new_per_cycle: int
     min_walltime_s: int | None = None
     constant: bool = False
-    node_hours_left: float | None = None
+    caps: tuple[Cap, ...] = ()
+    notes: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    """Nodes in quarantine."""
+    preemptions_per_hour: float = 0.0
 
     @property
     def overhead_s(self) -> int:
@@ -162,11 +220,48 @@ class Limits:
 
 @dataclass(frozen=True)
 class Policy:
-    """What holds for every resource of one controller."""
+    """What holds for every resource of one controller. Units in the names; see the configuration's [pressure].
+
+    `vo_cpus` is VO -> cores that its jobs may hold in all pilots together.
+    """
 
     min_fill: float
     max_wait_s: int
     surplus_cycles: int
+    demand_cycles: int = 1
+    either_min_age_s: int = 0
+    either_only_rejected: bool = False
+    drain_fill: float = 0.0
+    """Joined pilots busier than this part are never drained for the tail; 0 switches the tail drain off."""
+    vo_cpus: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Streaks:
+    """For how many cycles in a row something has been so, by resource: handed from one plan to the next."""
+
+    surplus: Mapping[str, int] = field(default_factory=dict)
+    """Pending pilots too many."""
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    """New nodes wanted."""
+    sparse: Mapping[str, int] = field(default_factory=dict)
+    """Nothing waits, and the work would fit onto fewer pilots."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a plan rests on: the planner sees nothing else. `now` in seconds since the epoch.
+
+    `stop` says why nothing may run at all, while the kill switch is on.
+    """
+
+    now: int
+    demand: Demand
+    pilots: tuple[Pilot, ...]
+    limits: Mapping[str, Limits]
+    policy: Policy
+    streaks: Streaks = Streaks()
+    stop: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +269,9 @@ class ResourcePlan:
     """What one cycle decides for one resource, with its reasons.
 
     `needed` counts the pilots that the demand needs beyond what has joined: booting, pending and new ones.
-    `time_min_s` is the shortest walltime with which a submitted pilot still serves the jobs it is meant for.
+    `walltime_s` and `time_min_s` are --time and --time-min of what is submitted: the shortest walltime with which a
+    pilot still serves the jobs it is meant for. `drain` and `undrain` are joined pilots whose drain mark is to be
+    set or taken away. `lower_bound` is how few new nodes any packing of the same jobs could do with.
     """
 
     needed: int
@@ -185,6 +282,11 @@ class ResourcePlan:
     cancel: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     time_min_s: int | None = None
+    walltime_s: int | None = None
+    exclude: tuple[str, ...] = ()
+    drain: tuple[str, ...] = ()
+    undrain: tuple[str, ...] = ()
+    lower_bound: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,6 +294,54 @@ class Plan:
     """What one cycle decides. `held` says why nothing was decided, where that is so."""
 
     resources: Mapping[str, ResourcePlan]
-    surplus: Mapping[str, int]
-    """Resource -> cycles for which it has had pending pilots too many; handed to the next cycle."""
+    streaks: Streaks = Streaks()
     held: str | None = None
+
+
+class Outcome(StrEnum):
+    """What became of an ended pilot."""
+
+    NEVER_STARTED = "never started"
+    NEVER_JOINED = "started, never joined"
+    NEVER_MATCHED = "joined, never matched"
+    RAN = "ran"
+    PREEMPTED = "preempted"
+    TIMED_OUT = "timed out"
+    NODE_FAILED = "node failed"
+    CANCELLED_BY_US = "cancelled by us"
+    CANCELLED_BY_OTHERS = "cancelled by others"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class EndedPilot:
+    """An ended pilot and what became of it. Times in seconds since the epoch; None: it never came to that.
+
+    `exit_code` is the pilot script's (docs/pilot.md lists them), `said` its own last line or Slurm's state where it
+    is one that this version does not know.
+    """
+
+    id: str
+    resource: str
+    plan_id: str
+    outcome: Outcome
+    submitted: int | None
+    started: int | None
+    ended: int
+    joined: int | None = None
+    node: str = ""
+    exit_code: int = 0
+    said: str = ""
+    starved: bool = False
+    """It joined and got no job, while jobs waited that it should have taken."""
+
+
+@dataclass(frozen=True)
+class LivePilot:
+    """A pilot that runs now, as evidence: when it started and when it joined (None: not yet)."""
+
+    id: str
+    resource: str
+    node: str
+    started: int
+    joined: int | None = None

@@ -1,235 +1,29 @@
+"""Slurm's commands: what they are asked, and what their failures mean. Their output is in test_slurm_text."""
+
 from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from htcebridge.errors import BridgeError, ConfigError, ExitCode, UnknownState
 from htcebridge.slurm import (
-    SQUEUE_FORMAT,
     Billing,
+    OutcomeUnknown,
     Slurm,
     SlurmRefused,
     Submission,
-    comment,
-    format_minutes,
     parse_node_hours,
-    parse_sbatch,
-    parse_squeue,
-    parse_time_limit,
 )
+from htcebridge.slurm_levels import ASSOC_FIELDS, QOS_FIELDS
+from htcebridge.slurm_text import ENDED_FIELDS, QUEUE_FORMAT, QUEUE_HEADER, Answer
 
 Fake = Callable[..., Path]
-
-# As squeue 24.11 prints %i|%A|%T|%r|%P|%q|%a|%V|%S|%e|%l|%N|%k with SLURM_TIME_FORMAT=%s, except where a test says so.
-# slurmdbd keeps accounts in small letters, however they were written at submission.
-PENDING_TASK = {
-    "%i": "20_2",
-    "%A": "21",
-    "%T": "PENDING",
-    "%r": "Priority",
-    "%P": "dcgp_usr_prod",
-    "%q": "qos_lowprio",
-    "%a": "inf24_lhc_2",
-    "%V": "1795365989",
-    "%S": "N/A",
-    "%e": "N/A",
-    "%l": "12:00:00",
-    "%N": "",
-    "%k": "htcebridge:leonardo:dcgp:6b031c7a15c2",
-}
-RUNNING_TASK = {
-    **PENDING_TASK,
-    "%i": "13_1",
-    "%A": "13",
-    "%T": "RUNNING",
-    "%r": "None",
-    "%V": "1795366011",
-    "%S": "1795366011",
-    "%e": "1795395351",
-    "%l": "8:09:00",
-    "%N": "lrdn0002",
-}
-
-
-def squeue(*jobs: dict[str, str], **changes: str) -> str:
-    """squeue's output for these jobs in the format that slurm.py asks for."""
-    lines = []
-    for job in jobs:
-        line = SQUEUE_FORMAT
-        for field, value in {**job, **{f"%{key}": value for key, value in changes.items()}}.items():
-            line = line.replace(field, value)
-        lines.append(line + "\n")
-    return "".join(lines)
-
-
-# --------------------------------------------------------------------------- squeue
-
-
-def test_a_running_array_task_is_read_whole() -> None:
-    (job,) = parse_squeue(squeue(RUNNING_TASK), "leonardo")
-    assert (job.id, job.resource, job.plan_id) == ("13_1", "dcgp", "6b031c7a15c2")
-    assert (job.state, job.reason, job.node) == ("RUNNING", "None", "lrdn0002")
-    assert (job.partition, job.qos, job.account) == ("dcgp_usr_prod", "qos_lowprio", "inf24_lhc_2")
-    assert (job.submitted, job.started, job.ends) == (1795366011, 1795366011, 1795395351)
-    assert job.time_limit_s == 8 * 3600 + 9 * 60
-
-
-def test_a_pending_tasks_estimates_are_not_taken_for_facts() -> None:
-    (job,) = parse_squeue(squeue(PENDING_TASK, S="1795369589", e="1795370189"), "leonardo")
-    assert (job.started, job.ends, job.submitted) == (None, None, 1795365989)
-
-
-def test_times_that_slurm_does_not_know_are_none() -> None:
-    (job,) = parse_squeue(squeue(PENDING_TASK, V="N/A"), "leonardo")
-    assert (job.submitted, job.started, job.ends) == (None, None, None)
-
-
-@pytest.mark.parametrize(
-    "reason", ["BeginTime", "JobHeldUser", "PartitionTimeLimit", "QOSMaxJobsPerUserLimit", "Resources", "SomethingNew"]
-)
-def test_a_pending_reason_is_kept_in_slurms_words(reason: str) -> None:
-    (job,) = parse_squeue(squeue(PENDING_TASK, r=reason), "leonardo")
-    assert job.reason == reason
-
-
-def test_a_state_of_a_later_slurm_is_kept_as_it_is() -> None:
-    (job,) = parse_squeue(squeue(RUNNING_TASK, T="HIBERNATING"), "leonardo")
-    assert job.state == "HIBERNATING"
-
-
-@pytest.mark.parametrize(
-    "theirs",
-    [
-        "(null)",
-        "",
-        "utest:leonardo:dcgp:aa|b",
-        "a|b|c|d|e|f|g|h|i|j|k|l|m|n|o",
-        "htcebridge:marconi:dcgp:1",
-        "htcebridge:leonardo2:dcgp:1",
-        "htcebridge:leonardo:dcgp",
-        "htcebridge:leonardo:dcgp:1:2",
-        "not-htcebridge:leonardo:dcgp:1",
-        "see htcebridge:leonardo:dcgp:1",
-    ],
-)
-def test_jobs_with_other_comments_are_others(theirs: str) -> None:
-    jobs = parse_squeue(squeue(PENDING_TASK, k=theirs) + squeue(RUNNING_TASK), "leonardo")
-    assert [job.id for job in jobs] == ["13_1"]
-
-
-def test_another_jobs_comment_with_a_line_break_hides_nothing() -> None:
-    # sbatch --comment $'two\nlines' is accepted, and squeue prints it so (24.11).
-    output = squeue(PENDING_TASK, k="two\nlines") + squeue(RUNNING_TASK)
-    assert [job.id for job in parse_squeue(output, "leonardo")] == ["13_1"]
-
-
-def test_an_empty_queue_is_no_jobs() -> None:
-    assert parse_squeue("", "leonardo") == []
-
-
-def test_ten_thousand_lines_are_read_at_once() -> None:
-    output = "".join(squeue(RUNNING_TASK, i=f"13_{number}") for number in range(10_000))
-    started = time.process_time()
-    jobs = parse_squeue(output, "leonardo")
-    assert time.process_time() - started < 2
-    assert [jobs[0].id, jobs[-1].id, len(jobs)] == ["13_0", "13_9999", 10_000]
-
-
-@pytest.mark.parametrize(
-    "foreign",
-    [
-        "Welcome to Leonardo, your budget is 95% used\n",
-        "JOBID|STATE\n",
-        "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n",
-        "\n",
-        '{"errors": [], "jobs": []}\n',
-        "CLUSTER: leonardo\n",
-        "a|b|c|d|e|f|g|h|i|j|k|l|m\n",
-    ],
-)
-def test_a_line_that_squeue_did_not_print_makes_all_unknown(foreign: str) -> None:
-    for output in (foreign, foreign + squeue(RUNNING_TASK)):
-        with pytest.raises(UnknownState) as error:
-            parse_squeue(output, "leonardo")
-        assert foreign.strip()[:20] in str(error.value)
-
-
-def test_output_cut_short_is_unknown_wherever_it_is_cut() -> None:
-    whole = squeue(RUNNING_TASK, PENDING_TASK)
-    first = len(squeue(RUNNING_TASK))
-    for end in range(first + 1, len(whole) - 1):
-        with pytest.raises(UnknownState):
-            parse_squeue(whole[:end], "leonardo")
-
-
-@given(st.text(max_size=200))
-def test_any_output_is_jobs_or_unknown(output: str) -> None:
-    try:
-        jobs = parse_squeue(output, "leonardo")
-    except UnknownState:
-        return
-    assert jobs == []
-
-
-@given(*[st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,12}", fullmatch=True) for _ in range(3)])
-def test_a_comment_that_was_written_is_found_again(instance: str, resource: str, plan_id: str) -> None:
-    (job,) = parse_squeue(squeue(PENDING_TASK, k=comment(instance, resource, plan_id)), instance)
-    assert (job.resource, job.plan_id) == (resource, plan_id)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("10:00", 600),
-        ("2:00", 120),
-        ("8:09:00", 29340),
-        ("3-01:00:00", 262800),
-        ("1-00:00:00", 86400),
-        ("0:30", 30),
-        ("UNLIMITED", None),
-        ("NOT_SET", None),
-        ("INVALID", None),
-        ("", None),
-    ],
-)
-def test_time_limits_as_slurm_writes_them(text: str, seconds: int | None) -> None:
-    assert parse_time_limit(text) == seconds
-
-
-@pytest.mark.parametrize(("seconds", "minutes"), [(60, "1"), (61, "2"), (0, "0"), (43200, "720"), (43201, "721")])
-def test_minutes_for_slurm_are_rounded_up(seconds: int, minutes: str) -> None:
-    assert format_minutes(seconds) == minutes
-
-
-# --------------------------------------------------------------------------- sbatch
-
-
-@pytest.mark.parametrize(
-    ("output", "job_id"),
-    [
-        ("123\n", "123"),
-        ("123", "123"),
-        ("123;leonardo\n", "123"),
-        ("your budget is nearly used up\n4711\n", "4711"),
-        ("99 bottles\n4711;leonardo\n", "4711"),
-    ],
-)
-def test_the_job_id_is_in_sbatchs_last_line(output: str, job_id: str) -> None:
-    assert parse_sbatch(output) == job_id
-
-
-@pytest.mark.parametrize("output", ["", "\n", "Submitted batch job 12\n", "12 34\n", "12\nbye\n", "12_1\n", "abc;x\n"])
-def test_sbatch_without_a_job_id_is_an_unknown_outcome(output: str) -> None:
-    with pytest.raises(UnknownState, match="sbatch printed no job id"):
-        parse_sbatch(output)
-
 
 # --------------------------------------------------------------------------- sacct
 
@@ -278,69 +72,244 @@ def test_no_jobs_are_no_node_hours() -> None:
 
 # --------------------------------------------------------------------------- the commands themselves
 
+ME = pwd.getpwuid(os.getuid()).pw_name
 SUBMISSION = Submission(script="#!/bin/bash\nexit 0\n", count=3, resource="dcgp", plan_id="6b03", time_min_s=14941)
+EMPTY = QUEUE_HEADER + "|;\n"
 
 
-def test_squeue_is_asked_for_our_format_alone(fake_command: Fake) -> None:
-    seen = fake_command("squeue", stdout=squeue(RUNNING_TASK))
-    assert [job.id for job in Slurm("leonardo").jobs()] == ["13_1"]
-    arguments = (seen / "squeue.args").read_text().splitlines()
-    assert SQUEUE_FORMAT in arguments
-    assert {"--me", "-r"} <= set(arguments)
+def arguments(seen: Path, name: str) -> list[str]:
+    return (seen / f"{name}.args").read_text().splitlines()
 
 
-def test_one_sbatch_submits_an_array_with_comment_script_and_time_min(fake_command: Fake) -> None:
+def test_squeue_is_asked_once_for_this_user(fake_command: Fake) -> None:
+    ours = f"13_1|RUNNING|p|q|a|{os.getuid()}|1|2|3|8:09:00|lrdn0002|1|None|htcebridge:leonardo:dcgp:6b03|;\n"
+    seen = fake_command("squeue", stdout=EMPTY + ours)
+    assert [job.id for job in Slurm("leonardo").queue().ours] == ["13_1"]
+    assert arguments(seen, "squeue") == ["--me", "-r", "-t", "all", "-o", QUEUE_FORMAT]
+
+
+def test_squeue_is_asked_once_for_whole_accounts_and_ours_are_told_by_user(fake_command: Fake) -> None:
+    line = "13_1|RUNNING|p|q|a|{}|1|2|3|8:09:00|lrdn0002|1|None|htcebridge:leonardo:dcgp:6b03|;\n"
+    uid = os.getuid()
+    seen = fake_command("squeue", stdout=EMPTY + line.format(uid) + line.format(uid + 1).replace("13_1", "14_1"))
+    queue = Slurm("leonardo").queue(accounts=("inf24_lhc_2", "paying"))
+    assert [job.id for job in queue.ours] == ["13_1"]
+    assert [(job.id, job.user) for job in queue.others] == [("14_1", uid + 1)]
+    assert arguments(seen, "squeue") == ["--account=inf24_lhc_2,paying", "-r", "-t", "all", "-o", QUEUE_FORMAT]
+
+
+def test_no_format_asks_slurm_for_every_jobs_details() -> None:
+    assert "C" not in QUEUE_FORMAT  # squeue.c: show_flags |= SHOW_DETAIL
+
+
+def test_one_sacct_asks_for_the_ends_of_many_pilots_by_their_arrays(fake_command: Fake) -> None:
+    ends = "12_1|COMPLETED|0:0|1|2|3|1|1|n|None\n12_[3-5]|CANCELLED by 7|0:0|1|3|3|0|0|None assigned|None\n"
+    seen = fake_command("sacct", stdout=ends)
+    ids = ["12_4", "12_1", "9_7", "12_3"]
+    assert sorted(end.id for end in Slurm("leonardo").ended(ids)) == ["12_1", "12_3", "12_4"]
+    assert arguments(seen, "sacct") == ["-X", "-n", "-P", "-j", "9,12", "-o", ENDED_FIELDS]
+
+
+def test_no_pilot_that_ended_asks_nothing(fake_command: Fake) -> None:
+    seen = fake_command("sacct")
+    assert Slurm("leonardo").ended([]) == []
+    assert not (seen / "sacct.args").exists()
+
+
+def test_no_list_of_ids_is_longer_than_an_argument_may_be(fake_command: Fake) -> None:
+    seen = fake_command("sacct")
+    Slurm("leonardo").ended([f"{4_000_000_000 + number}_1" for number in range(12_000)])
+    lists = [word for word in arguments(seen, "sacct") if word.startswith("4")]
+    assert [word.count(",") + 1 for word in lists] == [5000, 5000, 2000]
+    assert max(len(word) for word in lists) < 128 * 1024
+
+
+def test_submissions_are_looked_up_by_name_since_well_before(fake_command: Fake) -> None:
+    seen = fake_command("sacct", stdout="7|1795366000|\n8|1795366100|htcebridge:leonardo:dcgp:6b03\n")
+    found = Slurm("leonardo").submitted_since("PILOT", 1795366050)
+    assert [(job.id, job.plan_id) for job in found] == [("8", "6b03")]
+    # 1795366050 is 2026-11-22T16:47:30 in UTC; the clock of the host may be any hour from it.
+    asked = arguments(seen, "sacct")
+    assert asked[asked.index("-S") + 1] == "2026-11-21T16:47:30"
+    assert "--name=PILOT" in asked
+
+
+def test_one_sbatch_submits_an_array_with_comment_script_and_times(fake_command: Fake) -> None:
     seen = fake_command("sbatch", stdout="4711;leonardo\n")
-    assert Slurm("leonardo").submit(SUBMISSION) == "4711"
-    arguments = (seen / "sbatch.args").read_text().splitlines()
-    assert arguments == ["--parsable", "--array=1-3", "--comment=htcebridge:leonardo:dcgp:6b03", "--time-min=250"]
-    assert (seen / "sbatch.stdin").read_text() == SUBMISSION.script
+    submission = Submission("#!/bin/bash\n", 3, "dcgp", "6b03", 14941, 21601, ("lrdn0001", "lrdn0007"))
+    assert Slurm("leonardo").submit(submission) == "4711"
+    assert arguments(seen, "sbatch") == [
+        "--parsable",
+        "--array=1-3",
+        "--comment=htcebridge:leonardo:dcgp:6b03",
+        "--time=361",
+        "--time-min=250",
+        "--exclude=lrdn0001,lrdn0007",
+    ]
+    assert (seen / "sbatch.stdin").read_text() == submission.script
 
 
-def test_only_pending_pilots_can_be_cancelled(fake_command: Fake) -> None:
-    seen = fake_command("scancel")
+def test_what_is_not_asked_for_is_left_to_the_script(fake_command: Fake) -> None:
+    seen = fake_command("sbatch", stdout="1\n")
+    Slurm("leonardo").submit(Submission("#!/bin/bash\n", 1, "dcgp", "p"))
+    assert arguments(seen, "sbatch") == ["--parsable", "--array=1-1", "--comment=htcebridge:leonardo:dcgp:p"]
+
+
+# A fake scancel that says this to --version, and then what its test wants.
+SCANCEL = '[ "$1" = --version ] && {{ echo {}; exit 0; }}'
+
+
+@pytest.mark.parametrize("version", ["slurm 24.05.0", "slurm-wlm 24.11.5", "slurm-wlm 26.05.5"])
+def test_pending_pilots_are_cancelled_only_while_they_are_pending(fake_command: Fake, version: str) -> None:
+    seen = fake_command("scancel", first=SCANCEL.format(version))
     Slurm("leonardo").cancel_pending(["12_1", "12_2"])
-    assert (seen / "scancel.args").read_text().splitlines() == ["--state=PENDING", "12_1", "12_2"]
+    assert arguments(seen, "scancel") == ["--version", "--state=PENDING", "12_1", "12_2"]
+
+
+@pytest.mark.parametrize("version", ["slurm-wlm 22.05.8", "slurm 23.11.10", "slurm"])
+def test_an_old_scancel_that_would_cancel_the_whole_array_gets_no_filter(fake_command: Fake, version: str) -> None:
+    seen = fake_command("scancel", first=SCANCEL.format(version))
+    Slurm("leonardo").cancel_pending(["12_1", "12_2"])
+    assert arguments(seen, "scancel") == ["--version", "12_1", "12_2"]
+
+
+def test_a_pilot_that_is_gone_already_is_no_refusal(fake_command: Fake) -> None:
+    gone = "scancel: error: Kill job error on job id 12_1: Invalid job id specified\n"
+    fake_command("scancel", first=SCANCEL.format("slurm 24.11.5"), stderr=gone * 2, code=1)
+    Slurm("leonardo").cancel_pending(["12_1", "12_2"])
+    other = "scancel: error: Kill job error on job id 12_2: Access/permission denied\n"
+    fake_command("scancel", first=SCANCEL.format("slurm 24.11.5"), stderr=gone + other, code=1)
+    with pytest.raises(SlurmRefused, match="permission denied"):
+        Slurm("leonardo").cancel_pending(["12_1", "12_2"])
+
+
+def test_pilots_that_must_go_are_cancelled_whatever_they_do(fake_command: Fake) -> None:
+    seen = fake_command("scancel")
+    Slurm("leonardo").cancel(["12_1", "12_2"])
+    assert arguments(seen, "scancel") == ["12_1", "12_2"]
 
 
 def test_cancelling_nothing_calls_nothing(fake_command: Fake) -> None:
     seen = fake_command("scancel")
     Slurm("leonardo").cancel_pending([])
+    Slurm("leonardo").cancel([])
     assert not (seen / "scancel.args").exists()
 
 
+# --------------------------------------------------------------------------- limits
+
+CONFIG = "AccountingStorageEnforce = associations,limits,qos\nClusterName = leonardo\nPreemptType = preempt/qos\n"
+PARTITION = "PartitionName=p AllowAccounts=ALL AllowQos=ALL QoS=N/A MaxTime=1-00:00:00 State=UP\n"
+
+
+@pytest.fixture
+def slurm_with_limits(fake_command: Fake) -> Path:
+    """scontrol and sacctmgr of a cluster where account a of b of root may have 50 pilots submitted in QOS low."""
+    seen = fake_command(
+        "scontrol",
+        first=f"""case "$2 $4" in
+        config*) printf '{CONFIG}'; exit;; 'partition p') printf '{PARTITION}'; exit;;
+        esac; echo "Partition $4 not found"; exit 1""",
+    )
+    qos = "low|12:00:00||50" + "|" * (QOS_FIELDS.count(",") - 3)
+    fake_command(
+        "sacctmgr",
+        first=f"""case "$*" in
+        *" qos "*) echo '{qos}';;
+        *user={ME}*) echo 'a|{ME}|||low,normal|||||||';;
+        *account=a*) echo 'a|||b|normal||||||40|';;
+        *account=b*) echo 'b|||root|normal|||||9||';;
+        *account=root*) echo 'root||||normal|||||||';;
+        esac""",
+    )
+    return seen
+
+
+def test_limits_are_read_up_to_the_root_of_the_accounts(slurm_with_limits: Path) -> None:
+    limits = Slurm("leonardo").limits("a", "p", "low")
+    assert (limits.refusals, limits.unknown, limits.user) == ((), "", os.getuid())
+    assert (limits.max_wall_s, limits.max_wall_of) == (12 * 3600, "MaxWall of QOS low")
+    assert [(bound.holder, bound.name, bound.most) for bound in limits.bounds] == [
+        ("QOS low", "MaxSubmitPU", 50),
+        ("account a", "GrpSubmit", 40),
+        ("account b", "GrpJobs", 9),
+    ]
+    assert limits.watch == ("a",)
+    asked = arguments(slurm_with_limits, "sacctmgr")
+    assert asked.count(f"format={ASSOC_FIELDS}") == 4
+    assert asked.count("cluster=leonardo") == 4
+
+
+def test_a_partition_that_is_not_there_is_a_reason(slurm_with_limits: Path) -> None:
+    assert Slurm("leonardo").limits("a", "nowhere", "low").refusals == ("there is no partition nowhere",)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sacctmgr: error: Unable to contact slurmdbd",
+        "You are not running a supported accounting_storage plugin",
+        "",
+    ],
+)
+def test_without_slurmdbd_nothing_is_limited_but_by_the_partition(
+    slurm_with_limits: Path, fake_command: Fake, said: str
+) -> None:
+    fake_command("sacctmgr", stderr=said, code=1)
+    limits = Slurm("leonardo").limits("a", "p", "low")
+    assert (limits.bounds, limits.refusals, limits.max_wall_s) == ((), (), 86400)
+    assert limits.unknown.startswith("Slurm's accounting limits are not known: sacctmgr failed")
+    assert said in limits.unknown
+
+
+def test_without_sacctmgr_nothing_is_limited_but_by_the_partition(slurm_with_limits: Path) -> None:
+    (slurm_with_limits.parent / "fakes" / "sacctmgr").unlink()
+    assert "sacctmgr: not on PATH" in Slurm("leonardo").limits("a", "p", "low").unknown
+
+
+def test_a_slurmctld_that_is_down_leaves_the_limits_unknown(slurm_with_limits: Path, fake_command: Fake) -> None:
+    fake_command("scontrol", stderr="Unable to contact slurm controller (connect failure)", code=1)
+    with pytest.raises(UnknownState, match="scontrol failed"):
+        Slurm("leonardo").limits("a", "p", "low")
+
+
+# --------------------------------------------------------------------------- failures
+
 OUTAGES = [
     "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
-    "slurm_load_jobs error: Socket timed out on send/recv operation",
-    "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
     "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
-    "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
-    "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
-    "slurm_load_jobs error: Rate limit exceeded, please retry",
-    "slurm_load_jobs error: Zero Bytes were transmitted or received",
     "sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection to host:hpcctl:6819: "
     "Connection refused",
     'squeue: error: Unable to resolve "hpcctl": Unknown host',
 ]
-REFUSALS = [
-    "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
-    "sbatch: error: invalid partition specified: nope\n"
-    "sbatch: error: Batch job submission failed: Invalid partition name specified",
-    "sbatch: error: Batch job submission failed: Invalid qos specification",
-    "sbatch: error: CPU count per node can not be satisfied\n"
-    "sbatch: error: Batch job submission failed: Requested node configuration is not available",
-    "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates "
-    "accounting/QOS policy (job submit limit, user's size and/or time limits)",
+MAYBE = [
+    "slurm_load_jobs error: Socket timed out on send/recv operation",
+    "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+    "slurm_load_jobs error: Zero Bytes were transmitted or received",
 ]
+POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+REFUSALS = {
+    "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified": (
+        Answer.CONFIG
+    ),
+    "sbatch: error: invalid partition specified: nope\n"
+    "sbatch: error: Batch job submission failed: Invalid partition name specified": Answer.CONFIG,
+    "sbatch: error: CPU count per node can not be satisfied\n"
+    "sbatch: error: Batch job submission failed: Requested node configuration is not available": Answer.CONFIG,
+    f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: {POLICY}": Answer.LIMIT,
+    "sbatch: error: Batch job submission failed: Rate limit exceeded, please retry momentarily": Answer.BACK_OFF,
+    "sbatch: error: something never seen before": Answer.TRANSIENT,
+}
 
 
-@pytest.mark.parametrize("stderr", OUTAGES)
+@pytest.mark.parametrize("stderr", OUTAGES + MAYBE)
 def test_an_outage_is_unknown_and_says_what_slurm_said(fake_command: Fake, stderr: str) -> None:
     for name, call in (
-        ("squeue", Slurm("leonardo").jobs),
+        ("squeue", Slurm("leonardo").queue),
         ("sbatch", lambda: Slurm("leonardo").submit(SUBMISSION)),
         ("scancel", lambda: Slurm("leonardo").cancel_pending(["1"])),
         ("sacct", lambda: Slurm("leonardo").node_hours("dcgp", AS, None)),
+        ("sacct", lambda: Slurm("leonardo").ended(["1"])),
     ):
         fake_command(name, stderr=stderr + "\n", code=1)
         with pytest.raises(UnknownState) as error:
@@ -350,65 +319,108 @@ def test_an_outage_is_unknown_and_says_what_slurm_said(fake_command: Fake, stder
         assert " ".join(stderr.split()) in str(error.value)
 
 
+@pytest.mark.parametrize("stderr", OUTAGES)
+def test_after_an_outage_nothing_was_submitted(fake_command: Fake, stderr: str) -> None:
+    fake_command("sbatch", stderr=stderr + "\n", code=1)
+    with pytest.raises(UnknownState) as error:
+        Slurm("leonardo").submit(SUBMISSION)
+    assert not isinstance(error.value, OutcomeUnknown)
+
+
+@pytest.mark.parametrize("stderr", [*MAYBE, ""])
+def test_an_sbatch_that_lost_its_answer_may_have_submitted(fake_command: Fake, stderr: str) -> None:
+    # slurmctld took the job when it went on, after sbatch had said "Socket timed out" (22.05, 24.11, 26.05).
+    fake_command("sbatch", stderr=stderr, code=1)
+    with pytest.raises(OutcomeUnknown):
+        Slurm("leonardo").submit(SUBMISSION)
+
+
+def test_an_sbatch_that_was_killed_or_printed_no_id_may_have_submitted(fake_command: Fake) -> None:
+    fake_command("sbatch", first="kill -9 $$")
+    with pytest.raises(OutcomeUnknown, match=r"exit code -9"):
+        Slurm("leonardo").submit(SUBMISSION)
+    fake_command("sbatch", stdout="Welcome\n")
+    with pytest.raises(OutcomeUnknown, match="printed no job id"):
+        Slurm("leonardo").submit(SUBMISSION)
+
+
 @pytest.mark.parametrize("stderr", REFUSALS)
-def test_a_refusal_is_no_outage_and_keeps_slurms_words(fake_command: Fake, stderr: str) -> None:
+def test_a_refusal_is_no_outage_keeps_slurms_words_and_has_its_class(fake_command: Fake, stderr: str) -> None:
     fake_command("sbatch", stderr=stderr + "\n", code=1)
     with pytest.raises(SlurmRefused) as error:
         Slurm("leonardo").submit(SUBMISSION)
     assert error.value.exit_code == ExitCode.PROBLEM
+    assert error.value.answer is REFUSALS[stderr]
     assert stderr.splitlines()[-1] in str(error.value)
 
 
 def test_a_failing_squeue_is_never_an_empty_queue(fake_command: Fake) -> None:
-    for code, stderr in ((1, ""), (127, "squeue: error while loading shared libraries"), (139, "")):
-        fake_command("squeue", stderr=stderr, code=code)
+    for code, stdout, stderr in (
+        (1, "", ""),
+        (1, EMPTY, ""),
+        (127, "", "squeue: error while loading shared libraries"),
+        (139, EMPTY, ""),
+        (0, "", ""),
+    ):
+        fake_command("squeue", stdout=stdout, stderr=stderr, code=code)
         with pytest.raises(BridgeError):
-            Slurm("leonardo").jobs()
+            Slurm("leonardo").queue()
+
+
+def test_a_squeue_that_dies_between_two_lines_is_no_shorter_queue(fake_command: Fake) -> None:
+    line = f"13_1|RUNNING|p|q|a|{os.getuid()}|1|2|3|8:09:00|n|1|None|htcebridge:leonardo:dcgp:6b03|;"
+    fake_command("squeue", first=f"echo '{EMPTY.strip()}'; echo '{line}'; kill -9 $$")
+    with pytest.raises(UnknownState, match=r"exit code -9"):
+        Slurm("leonardo").queue()
 
 
 def test_a_squeue_that_is_refused_holds_the_cycle_like_one_that_is_silent(fake_command: Fake) -> None:
     # What squeue refuses is unknown all the same: only UnknownState holds a cycle.
     fake_command("squeue", stderr="squeue: error: something never seen before\n", code=1)
     with pytest.raises(UnknownState, match="something never seen before"):
-        Slurm("leonardo").jobs()
+        Slurm("leonardo").queue()
 
 
-@pytest.mark.parametrize("name", ["squeue", "sbatch", "scancel", "sacct"])
+@pytest.mark.parametrize("name", ["squeue", "sbatch", "scancel", "sacct", "scontrol"])
 def test_a_missing_command_is_named_with_where_it_belongs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     slurm = Slurm("leonardo")
-    call = {
-        "squeue": slurm.jobs,
+    calls: dict[str, Callable[[], object]] = {
+        "squeue": slurm.queue,
         "sbatch": lambda: slurm.submit(SUBMISSION),
         "scancel": lambda: slurm.cancel_pending(["1"]),
         "sacct": lambda: slurm.node_hours("dcgp", AS, None),
-    }[name]
+        "scontrol": lambda: slurm.limits("a", "p", "q"),
+    }
     with pytest.raises(ConfigError, match=f"^{name}: not on PATH; .*edge node"):
-        call()
+        calls[name]()
 
 
 def test_a_command_that_cannot_be_executed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "squeue").write_text("no program")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"^squeue: "):
-        Slurm("leonardo").jobs()
+        Slurm("leonardo").queue()
 
 
-@pytest.mark.parametrize("name", ["squeue", "sbatch"])
-def test_a_command_that_hangs_is_unknown_after_its_timeout(fake_command: Fake, name: str) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("squeue", UnknownState), ("sbatch", OutcomeUnknown)])
+def test_a_command_that_hangs_is_unknown_after_its_timeout(
+    fake_command: Fake, name: str, kind: type[UnknownState]
+) -> None:
     fake_command(name, first="exec sleep 60")
     slurm = Slurm("leonardo", timeout_s=0.3)
     started = time.monotonic()
-    with pytest.raises(UnknownState, match=rf"^{name}: no answer from Slurm in 0\.3 s"):
-        slurm.jobs() if name == "squeue" else slurm.submit(SUBMISSION)
+    with pytest.raises(kind, match=rf"^{name}: no answer from Slurm in 0\.3 s"):
+        slurm.queue() if name == "squeue" else slurm.submit(SUBMISSION)
     assert time.monotonic() - started < 10
 
 
 def test_a_comment_that_is_not_utf8_breaks_nothing(fake_command: Fake) -> None:
-    fake_command("squeue", stdout=squeue(PENDING_TASK, k="caf\x01").encode().replace(b"\x01", b"\xe9"))
-    assert Slurm("leonardo").jobs() == []
+    line = f"13_1|RUNNING|p|q|a|{os.getuid()}|1|2|3|8:09:00|n|1|None|caf\x01|;\n"
+    fake_command("squeue", stdout=(EMPTY + line).encode().replace(b"\x01", b"\xe9"))
+    assert [job.id for job in Slurm("leonardo").queue().others] == ["13_1"]
 
 
 def test_the_environment_is_scrubbed(fake_command: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,6 +428,7 @@ def test_the_environment_is_scrubbed(fake_command: Fake, monkeypatch: pytest.Mon
     monkeypatch.setenv("SBATCH_EXPORT", "ALL")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_EXIT_ERROR", "0")
+    monkeypatch.setenv("SLURM_BITSTR_LEN", "8")
     monkeypatch.setenv("SQUEUE_FORMAT", "%i")
     monkeypatch.setenv("SACCT_FORMAT", "jobid")
     monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
@@ -427,9 +440,9 @@ def test_the_environment_is_scrubbed(fake_command: Fake, monkeypatch: pytest.Mon
     Slurm("leonardo").submit(SUBMISSION)
     passed = dict(line.split("=", 1) for line in (seen / "sbatch.env").read_text().splitlines() if "=" in line)
     slurm_variables = {key for key in passed if key.startswith(("SBATCH_", "SLURM_", "SQUEUE_", "SACCT_"))}
-    assert slurm_variables == {"SLURM_CONF", "SLURM_TIME_FORMAT"}
+    assert slurm_variables == {"SLURM_CONF", "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN"}
     assert passed["SLURM_CONF"] == "/etc/elsewhere/slurm.conf"
-    assert (passed["LC_ALL"], passed["SLURM_TIME_FORMAT"]) == ("C", "%s")
+    assert (passed["LC_ALL"], passed["SLURM_TIME_FORMAT"], passed["SLURM_BITSTR_LEN"]) == ("C", "%s", "0")
     assert passed["HOME"] == os.environ["HOME"]
     assert not {"MY_TOKEN", "LANGUAGE"} & set(passed)
 
@@ -449,9 +462,3 @@ def test_a_script_of_any_size_reaches_sbatch(fake_command: Fake) -> None:
     script = "#!/bin/bash\n" + "# filler\n" * 50_000
     Slurm("leonardo").submit(Submission(script, 1, "dcgp", "p"))
     assert (seen / "sbatch.stdin").stat().st_size == len(script)
-
-
-def test_without_time_min_the_scripts_own_stands(fake_command: Fake) -> None:
-    seen = fake_command("sbatch", stdout="1\n")
-    Slurm("leonardo").submit(Submission("#!/bin/bash\n", 1, "dcgp", "p"))
-    assert "--time-min" not in (seen / "sbatch.args").read_text()
