@@ -151,6 +151,10 @@ class VO(Table):
     ] = None
     max_cpus: Annotated[int | None, Field(ge=1, description="Wider jobs do not get the grant.")] = None
     max_memory: Annotated[Megabytes | None, Field(description="Jobs that ask more do not get the grant.")] = None
+    max_total_cpus: Annotated[
+        int | None,
+        Field(ge=0, description="Cores that this VO's jobs may hold in all pilots together; more start no pilot."),
+    ] = None
     accounting_group: Annotated[
         GroupName | None, Field(description="Accounting group of the granted jobs, so that pledges are not charged.")
     ] = None
@@ -214,22 +218,79 @@ class Demand(Table):
             min_length=1,
             description="Job attributes that say how long a job runs, first defined wins; seconds, or with a factor.",
         ),
-    ] = ("AllowedExecuteDuration", "AllowedJobDuration", "BatchRuntime", "MaxWallTimeMins * 60", "maxWallTime * 60")
+        # BatchRuntime last: HTCondor-CE makes one for every job, from maxWallTime or else from the route's default.
+    ] = (
+        "AllowedExecuteDuration",
+        "AllowedJobDuration",
+        "maxWallTime * 60",
+        "MaxWallTimeMins * 60",
+        "JobDurationHint",
+        "BatchRuntime",
+    )
 
 
 class Pressure(Table):
     """How hard the controller pushes, whatever the resource."""
 
-    interval: Annotated[Duration, Field(description="Time between cycles of `pressure run`.")] = timedelta(seconds=60)
+    interval: Annotated[Duration, Field(description="Time between cycles of `pressure run`, give or take a tenth.")] = (
+        timedelta(seconds=60)
+    )
+    min_interval: Annotated[
+        Duration, Field(description="Slurm is never asked more often than this, whoever starts the cycles.")
+    ] = timedelta(seconds=20)
     instance: Annotated[Identifier, Field(description="This controller's name, in every pilot's comment.")] = "leonardo"
     min_fill: Annotated[
         float, Field(ge=0, le=1, description="Open a node only if this part of it would be used ...")
     ] = 0.25
     max_wait: Annotated[Duration, Field(description="... or its job has waited this long.")] = timedelta(minutes=15)
     max_new_per_cycle: Annotated[int, Field(ge=1, description="Pilots submitted in one cycle, per resource.")] = 20
+    max_new_per_hour: Annotated[
+        int, Field(ge=0, description="Pilots submitted in any hour, all resources together, whatever the plan says.")
+    ] = 200
+    max_new_per_day: Annotated[
+        int, Field(ge=0, description="Pilots submitted in any 24 hours, all resources together.")
+    ] = 2000
+    demand_cycles: Annotated[
+        int, Field(ge=1, description="Cycles in a row that a new node must be wanted before it is opened.")
+    ] = 1
     surplus_cycles: Annotated[
         int, Field(ge=1, description="Cycles that a pending pilot must be unneeded before it is cancelled.")
     ] = 3
+    either_min_age: Annotated[
+        Duration,
+        Field(
+            description='Jobs of a placement "either" open nodes once the oldest of their group has waited this long: '
+            "sooner the Tier-1 itself may take them."
+        ),
+    ] = timedelta(minutes=5)
+    either_only_rejected: Annotated[
+        bool, Field(description='Of "either" jobs count only groups that the negotiator has tried and could not match.')
+    ] = False
+    demand_source: Annotated[
+        Literal["query", "negotiator"],
+        Field(
+            description='"negotiator": advertise an offline slot per resource and let the negotiator say which jobs '
+            "would match it; needs the Tier-1 admins' consent, see docs/how-it-decides.md."
+        ),
+    ] = "query"
+    start_horizon: Annotated[
+        Duration, Field(description="A pending pilot is supply as far as it is likely to start within this time.")
+    ] = timedelta(hours=2)
+    drain_fill: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="When nothing waits, joined pilots that use less than this part of their node, and whose work "
+            "would fit elsewhere, take no new jobs. 0: never.",
+        ),
+    ] = 0.5
+    outcome_window: Annotated[
+        Duration, Field(description="How far back failures and preemptions count for back-off and quarantine.")
+    ] = timedelta(hours=24)
+    quarantine: Annotated[
+        Duration, Field(description="How long a node on which pilots fail is excluded. 0: never.")
+    ] = timedelta(hours=6)
     boot_timeout: Annotated[
         Duration, Field(description="A running pilot that has not joined after this long is no supply any more.")
     ] = timedelta(minutes=15)
@@ -247,9 +308,9 @@ class PilotSettings(Table):
     token_file: Annotated[
         Path, Field(description="The pilots' IDTOKEN: ADVERTISE_STARTD, ADVERTISE_MASTER, READ. Must be 0600.")
     ] = "~/.config/htcebridge/pilot.idtoken"
-    shared_dir: Annotated[Path, Field(description="On the HPC's shared file system: logs of the pilots.")] = (
-        "$WORK/htcebridge"
-    )
+    shared_dir: Annotated[
+        Path, Field(description="On the HPC's shared file system: the pilots' logs, drain marks, the kill switch.")
+    ] = "$WORK/htcebridge"
     scratch: Annotated[NodePath, Field(description="Node-local space for the startd and its jobs.")] = "$TMPDIR"
     setup: Annotated[
         tuple[Text, ...], Field(description="Shell lines run before HTCondor starts: the worker-node environment.")
@@ -307,6 +368,17 @@ class Resource(PilotSettings):
         Literal["demand", "constant"],
         Field(description='"demand": as many as the jobs need; "constant": keep max_running/max_pending always.'),
     ] = "demand"
+    max_hours: Annotated[
+        float | None,
+        Field(ge=0, description="Start nothing more after this many hours of this controller. 0 stops it."),
+    ] = None
+    executor: Annotated[
+        Path | None,
+        Field(
+            description="A site's own pilot script, run in the Slurm job instead of HTCondor's daemons: a manual "
+            'glidein. Its startds join another pool, so mode must be "constant".'
+        ),
+    ] = None
     allow_cpu_jobs: Annotated[
         bool | None, Field(description="Jobs without a GPU may run here. Left out: only where there are no GPUs.")
     ] = None
@@ -339,6 +411,8 @@ class Resource(PilotSettings):
             raise ValueError(
                 "margin + boot_time leave no time for jobs: they must be shorter than walltime and min_walltime"
             )
+        if self.executor is not None and self.mode != "constant":
+            raise ValueError('an executor\'s startds are not seen here: set mode = "constant"')
         if self.memory_reserve >= self.memory:
             raise ValueError("memory_reserve leaves no memory for jobs")
         for gres in self.gres:

@@ -1,262 +1,354 @@
 """Decides how many pilots each resource gets. Pure: no clock, no I/O, no configuration file.
 
-The demand is packed first-fit decreasing by dominant share into what is there already (joined startds with their
-free part and remaining life, then booting, then pending pilots) and then into new nodes. First-fit decreasing
-needs at most 11/9 of the optimal number of bins + 6/9 in one dimension (Dósa 2007). Groups are packed with their
-counts, never job by job, so the work grows with groups and pilots, not with jobs.
+`packing` puts the demand into what is there and into new nodes; here that becomes a decision for each resource, cut
+by the limits, each of which leaves its reason. `tail` says which joined pilots could be spared when nothing waits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from htcebridge.model import Demand, Group, Limits, Pilot, PilotPhase, Plan, Policy, ResourcePlan, Shape
+from htcebridge import tail
+from htcebridge.model import (
+    Cap,
+    Group,
+    Limits,
+    Pilot,
+    PilotPhase,
+    Plan,
+    Policy,
+    ResourcePlan,
+    Situation,
+    Streaks,
+    Wait,
+)
+from htcebridge.packing import Bin, Stage, by_size, expected, fill, lower_bound, open_nodes, supply, worth_a_node
 from htcebridge.units import format_duration, plural
 
 
-def plan(
-    demand: Demand,
-    pilots: Sequence[Pilot],
-    limits: Mapping[str, Limits],
-    policy: Policy,
-    now: int,
-    surplus: Mapping[str, int] | None = None,
-) -> Plan:
-    """Decide one cycle: what to submit and what to cancel for each resource, and why.
+def plan(situation: Situation) -> Plan:
+    """Decide one cycle: what to submit, cancel and drain for each resource, and why.
 
-    `surplus` is the previous plan's. Where a schedd did not answer the demand is a lower bound: the plan may
-    grow, and cancels nothing.
+    Where a schedd did not answer the demand is a lower bound: the plan may grow, and neither cancels nor drains.
     """
-    bins = _supply(pilots, limits, now)
-    bins = _pack(_by_size(demand.groups, limits), bins, limits)
-    before = surplus or {}
+    if situation.stop is not None:
+        return _stopped(situation, situation.stop)
+    limits, policy = situation.limits, situation.policy
+    own = {name: [pilot for pilot in situation.pilots if pilot.job.resource == name] for name in limits}
+    filled = fill(by_size(situation.demand.groups, limits), supply(situation.pilots, limits, situation.now))
+    waiting, notes = _may_open(filled.left, filled.placed, situation)
+    room = {name: _room(own[name], limit) for name, limit in limits.items()}
+    opened = open_nodes(waiting, limits, room, policy.min_fill, policy.max_wait_s) if waiting else ()
+    shared: dict[str, int] = {}
+    for cap in (cap for limit in limits.values() for cap in limit.caps):
+        shared[cap.key] = min(cap.room, shared.get(cap.key, cap.room))
     plans: dict[str, ResourcePlan] = {}
-    counts: dict[str, int] = {}
+    streaks = _Streaks({}, {}, {})
     for name, limit in limits.items():
-        own = [pilot for pilot in pilots if pilot.job.resource == name]
-        if limit.constant:
-            decision, excess = _constant(own, limit)
-        else:
-            decision, excess = _on_demand([bin_ for bin_ in bins if bin_.resource == name], own, limit, policy)
-        plans[name], counts[name] = _cancel_surplus(
-            decision, own, excess, demand.complete or limit.constant, before.get(name, 0), policy
+        case = _Case(
+            limit=limit,
+            pilots=own[name],
+            there=[bin_ for bin_ in filled.bins if bin_.resource == name],
+            opened=[bin_ for bin_ in opened if bin_.resource == name],
+            notes=notes.get(name, ()),
+            situation=situation,
         )
-    return Plan(resources=plans, surplus=counts)
+        plans[name] = _constant(case, shared, streaks) if limit.constant else _on_demand(case, shared, streaks)
+    return Plan(resources=plans, streaks=Streaks(streaks.surplus, streaks.wanted, streaks.sparse))
 
 
-def hold(why: str, limits: Iterable[str]) -> Plan:
-    """The plan of a cycle that could not see enough to decide."""
-    nothing = ResourcePlan(needed=0, running=0, booting=0, pending=0, reasons=(f"held: {why}",))
-    return Plan(resources=dict.fromkeys(limits, nothing), surplus={}, held=why)
+def hold(why: str, limits: Iterable[str], pilots: Sequence[Pilot] = ()) -> Plan:
+    """The plan of a cycle that could not see enough to decide. The counts are those of the pilots that were seen."""
+    resources = {
+        name: _counted([pilot for pilot in pilots if pilot.job.resource == name], 0, [f"held: {why}"])
+        for name in limits
+    }
+    return Plan(resources=resources, held=why)
 
 
 @dataclass(frozen=True)
-class _Bin:
-    """`count` nodes of equal content. `phase` is None for nodes that would have to be opened."""
+class _Case:
+    """One resource's part of the situation."""
 
-    resource: str
-    phase: PilotPhase | None
-    free: Shape
-    life_s: int
-    count: int = 1
-    jobs: int = 0
-    oldest_s: int = 0
-    longest_s: int = 0
+    limit: Limits
+    pilots: Sequence[Pilot]
+    there: Sequence[Bin]
+    opened: Sequence[Bin]
+    notes: tuple[str, ...]
+    situation: Situation
 
-    def taking(self, group: Group, jobs: int, count: int) -> _Bin:
-        return replace(
-            self,
-            free=self.free.less(group.shape, jobs),
-            count=count,
-            jobs=self.jobs + jobs,
-            oldest_s=max(self.oldest_s, group.oldest_s),
-            longest_s=max(self.longest_s, group.walltime_s),
-        )
+    @property
+    def policy(self) -> Policy:
+        return self.situation.policy
+
+    @property
+    def pending(self) -> list[Pilot]:
+        return [pilot for pilot in self.pilots if pilot.phase is PilotPhase.PENDING]
 
 
-def _supply(pilots: Sequence[Pilot], limits: Mapping[str, Limits], now: int) -> list[_Bin]:
-    """What is there or on its way: joined pilots first, pending ones last, so that those stay empty if any does."""
-    joined, booting, pending = [], [], []
-    for pilot in pilots:
-        limit = limits.get(pilot.job.resource)
-        if limit is None:
+@dataclass(frozen=True)
+class _Streaks:
+    """The next `Streaks`, while they are being counted."""
+
+    surplus: dict[str, int]
+    wanted: dict[str, int]
+    sparse: dict[str, int]
+
+
+def _stopped(situation: Situation, why: str) -> Plan:
+    plans = {}
+    for name in situation.limits:
+        own = [pilot for pilot in situation.pilots if pilot.job.resource == name]
+        cancel = tuple(pilot.job.id for pilot in own if pilot.phase is PilotPhase.PENDING)
+        reasons = [f"stopped: {why}"]
+        if cancel:
+            reasons.append(f"{plural(len(cancel), 'pending pilot')} cancelled; running ones drain")
+        plans[name] = replace(_counted(own, 0, reasons), cancel=cancel)
+    return Plan(resources=plans)
+
+
+def _may_open(
+    left: Sequence[Group], placed: Sequence[Group], situation: Situation
+) -> tuple[list[Group], dict[str, tuple[str, ...]]]:
+    """The jobs without a place that may open nodes, and the reasons for the others, by resource."""
+    policy = situation.policy
+    reasons: dict[str, list[str]] = {}
+    cpus = Counter[str]()
+    for pilot in situation.pilots:
+        if pilot.startd:
+            cpus.update(pilot.startd.busy_by_vo)
+    for group in placed:
+        cpus[group.vo] += group.idle * group.shape.cpus
+    may: list[Group] = []
+    refused: Counter[tuple[str, str]] = Counter()
+    for group in left:
+        jobs = group.idle
+        if jobs and group.either and group.oldest_s < policy.either_min_age_s:
+            why = (
+                "that the Tier-1 may take too: the oldest has waited "
+                f"{format_duration(group.oldest_s)} of either_min_age {format_duration(policy.either_min_age_s)}"
+            )
+            refused.update({(name, why): jobs for name in group.resources})
             continue
-        if pilot.phase is PilotPhase.JOINED and pilot.startd and pilot.startd.accepting:
-            joined.append(_Bin(limit.name, pilot.phase, pilot.startd.free, pilot.startd.to_die - now))
-        elif pilot.phase is PilotPhase.BOOTING:
-            ends = pilot.job.ends if pilot.job.ends is not None else now + limit.walltime_s
-            booting.append(_Bin(limit.name, pilot.phase, limit.node, ends - now - limit.overhead_s))
-        elif pilot.phase is PilotPhase.PENDING:
-            asked = pilot.job.time_limit_s if pilot.job.time_limit_s is not None else limit.walltime_s
-            pending.append(_Bin(limit.name, pilot.phase, limit.node, asked - limit.overhead_s))
-    return joined + booting + pending
-
-
-def _by_size(groups: Iterable[Group], limits: Mapping[str, Limits]) -> list[Group]:
-    """Largest dominant share first; of equals the longest job first, then the one that has waited longest."""
-
-    def size(group: Group) -> tuple[float, int, int]:
-        share = max((group.shape.dominant_share(limits[name].node) for name in group.resources), default=0.0)
-        return (share, group.walltime_s, group.oldest_s)
-
-    fitting = [
-        replace(group, resources=tuple(name for name in group.resources if name in limits))
-        for group in groups
-        if group.idle > 0
-    ]
-    return sorted((group for group in fitting if group.resources), key=size, reverse=True)
-
-
-def _pack(groups: Iterable[Group], bins: list[_Bin], limits: Mapping[str, Limits]) -> list[_Bin]:
-    """Put every idle job somewhere; bins of phase None are nodes that would have to be opened."""
-    for group in groups:
-        left = group.idle
-        packed: list[_Bin] = []
-        for bin_ in bins:
-            left, parts = _fill(bin_, group, left)
-            packed += parts
-        bins = packed + (_open(group, left, limits) if left else [])
-    return bins
-
-
-def _fill(bin_: _Bin, group: Group, left: int) -> tuple[int, list[_Bin]]:
-    """Put up to `left` jobs into equal nodes: what is left over, and the nodes by content."""
-    fit = group.shape.times_in(bin_.free)
-    if not left or not fit or bin_.resource not in group.resources or group.walltime_s > bin_.life_s:
-        return left, [bin_]
-    full = min(bin_.count, left // fit)
-    left -= full * fit
-    parts = [bin_.taking(group, fit, full)] if full else []
-    untouched = bin_.count - full
-    if left and untouched:
-        parts.append(bin_.taking(group, left, 1))
-        left, untouched = 0, untouched - 1
-    if untouched:
-        parts.append(replace(bin_, count=untouched))
-    return left, parts
-
-
-def _open(group: Group, left: int, limits: Mapping[str, Limits]) -> list[_Bin]:
-    """New nodes for `left` jobs, of the first resource of the group that can hold one."""
-    for name in group.resources:
-        limit = limits[name]
-        if limit.constant or group.walltime_s > limit.job_life_s:
+        if jobs and group.either and policy.either_only_rejected and not group.rejected:
+            why = "that the Tier-1 may take too: the negotiator has not rejected them lately (either_only_rejected)"
+            refused.update({(name, why): jobs for name in group.resources})
             continue
-        fit = group.shape.times_in(limit.node)
-        if fit:
-            empty = _Bin(name, None, limit.node, limit.job_life_s, count=-(-left // fit))
-            return _fill(empty, group, left)[1]
-    return []
+        cap = policy.vo_cpus.get(group.vo)
+        if jobs and cap is not None:
+            allowed = min(jobs, max(0, cap - cpus[group.vo]) // max(1, group.shape.cpus))
+            if allowed < jobs:
+                why = f"of {group.vo} open no node: it has {cpus[group.vo]} of max_total_cpus {cap}"
+                refused.update({(name, why): jobs - allowed for name in group.resources})
+            jobs = allowed
+            cpus[group.vo] += jobs * group.shape.cpus
+        if jobs:
+            may.append(replace(group, idle=jobs))
+    for (name, why), jobs in refused.items():
+        reasons.setdefault(name, []).append(f"{plural(jobs, 'job')} {why}")
+    return may, {name: tuple(whys) for name, whys in reasons.items()}
 
 
-def _on_demand(
-    bins: Sequence[_Bin], pilots: Sequence[Pilot], limit: Limits, policy: Policy
-) -> tuple[ResourcePlan, int]:
-    """As many pilots as the packed demand needs, cut by the limits; and how many pending ones it doesn't need."""
-    reasons: list[str] = []
-    booting, pending = (_used(bins, phase) for phase in (PilotPhase.BOOTING, PilotPhase.PENDING))
-    in_joined = _jobs(bins, PilotPhase.JOINED)
-    if in_joined:
-        reasons.append(f"{plural(in_joined, 'waiting job')} fit into joined pilots")
-    if booting or pending:
-        jobs = _jobs(bins, PilotPhase.BOOTING) + _jobs(bins, PilotPhase.PENDING)
-        reasons.append(
-            f"{booting} booting and {plural(pending, 'pending pilot')} are on their way for {plural(jobs, 'job')}"
-        )
-    opened = [bin_ for bin_ in bins if bin_.phase is None]
-    worth = [bin_ for bin_ in opened if _worth_a_node(bin_, limit, policy)]
+def _on_demand(case: _Case, shared: dict[str, int], streaks: _Streaks) -> ResourcePlan:
+    """As many pilots as the packed demand needs, cut by the limits; what is pending too much; who may be drained."""
+    limit, policy, name = case.limit, case.policy, case.limit.name
+    reasons = [*limit.notes, *_about_supply(case), *case.notes]
+    coming = sum(_used(case.there, stage) for stage in (Stage.BOOTING, Stage.PENDING))
+    worth = [bin_ for bin_ in case.opened if worth_a_node(bin_, policy.min_fill, policy.max_wait_s)]
+    reasons += [_too_empty(bin_, policy) for bin_ in case.opened if bin_ not in worth]
     wanted = sum(bin_.count for bin_ in worth)
+    fewest = lower_bound(worth, limit.node)
     if wanted:
-        reasons.append(f"{plural(wanted, 'new node')} for {plural(_jobs(worth, None), 'more job')}")
-    reasons += [_too_empty(bin_, limit, policy) for bin_ in opened if bin_ not in worth]
-    submit = _cut(wanted, pilots, limit, reasons)
-    if not reasons:
+        reasons.append(
+            f"{plural(wanted, 'new node')} for {plural(_jobs(worth), 'more job')}"
+            + (f", {fewest} at the least" if fewest < wanted else "")
+        )
+        streaks.wanted[name] = case.situation.streaks.wanted.get(name, 0) + 1
+    cycles = streaks.wanted.get(name, 0)
+    if wanted and cycles < policy.demand_cycles:
+        reasons.append(f"wanted for {cycles} of demand_cycles {policy.demand_cycles}: not yet")
+        submit = 0
+    else:
+        submit = _cut(wanted, case, shared, reasons)
+    if not (coming or wanted or case.opened or case.notes) and not _jobs(case.there):
         reasons.append("nothing waits for this resource")
-    decision = replace(
-        _counted(pilots, booting + pending + wanted, reasons),
-        submit=submit,
-        time_min_s=_time_min(worth, limit) if submit else None,
-    )
-    return decision, max(decision.pending - pending, _over_the_cap(pilots, limit))
+    decision = replace(_counted(case.pilots, coming + wanted, reasons), lower_bound=fewest)
+    if submit:
+        decision = _with_walltime(replace(decision, submit=submit, exclude=limit.exclude), worth, limit)
+    pending_used = _used(case.there, Stage.PENDING)
+    excess = max(len(case.pending) - pending_used - wanted, _over_the_cap(case))
+    decision = _cancel(decision, case, excess, case.situation.demand.complete, streaks)
+    return _with_drains(decision, case, quiet=not (coming or case.opened), streaks=streaks)
 
 
-def _constant(pilots: Sequence[Pilot], limit: Limits) -> tuple[ResourcePlan, int]:
+def _constant(case: _Case, shared: dict[str, int], streaks: _Streaks) -> ResourcePlan:
     """Keep max_running and max_pending whatever the demand: what a manual glidein needs."""
-    reasons = [f"constant mode: keeps {limit.max_running} pilots, at most {limit.max_pending} of them pending"]
-    wanted = max(0, limit.max_running - _alive(pilots))
-    submit = _cut(wanted, pilots, limit, reasons)
-    in_flight = sum(pilot.phase in (PilotPhase.PENDING, PilotPhase.BOOTING) for pilot in pilots)
-    decision = _counted(pilots, in_flight + wanted, reasons)
-    decision = replace(decision, submit=submit, time_min_s=limit.min_walltime_s if submit else None)
-    return decision, _over_the_cap(pilots, limit)
+    limit = case.limit
+    reasons = [
+        *limit.notes,
+        f"constant mode: keeps {limit.max_running} pilots, at most {limit.max_pending} of them pending",
+    ]
+    wanted = max(0, limit.max_running - _alive(case.pilots))
+    submit = _cut(wanted, case, shared, reasons)
+    in_flight = sum(pilot.phase in (PilotPhase.PENDING, PilotPhase.BOOTING) for pilot in case.pilots)
+    decision = _counted(case.pilots, in_flight + wanted, reasons)
+    if submit:
+        decision = replace(
+            decision,
+            submit=submit,
+            walltime_s=limit.walltime_s,
+            time_min_s=limit.min_walltime_s,
+            exclude=limit.exclude,
+        )
+    return _cancel(decision, case, _over_the_cap(case), True, streaks)
 
 
-def _alive(pilots: Iterable[Pilot]) -> int:
-    return sum(pilot.phase is not PilotPhase.ENDED for pilot in pilots)
+def _about_supply(case: _Case) -> Iterable[str]:
+    """What is there and on its way, and which pending pilots are no supply."""
+    in_joined = _jobs(bin_ for bin_ in case.there if bin_.stage in (Stage.JOINED, Stage.DRAINED))
+    if in_joined:
+        yield f"{plural(in_joined, 'waiting job')} fit into joined pilots"
+    booting, pending = (_used(case.there, stage) for stage in (Stage.BOOTING, Stage.PENDING))
+    if booting or pending:
+        jobs = _jobs(bin_ for bin_ in case.there if bin_.stage in (Stage.BOOTING, Stage.PENDING))
+        yield f"{booting} booting and {plural(pending, 'pending pilot')} are on their way for {plural(jobs, 'job')}"
+    stuck = Counter((pilot.wait, pilot.job.reason) for pilot in case.pending if pilot.wait is not Wait.NORMAL)
+    for (wait, reason), count in stuck.items():
+        yield f"{plural(count, 'pending pilot')} not counted as supply: {reason} ({_MEANS[wait]})"
+    waiting = [pilot for pilot in case.pending if pilot.wait is Wait.NORMAL]
+    unlikely = len(waiting) - expected(waiting)
+    if unlikely:
+        yield f"{unlikely} of {plural(len(waiting), 'pending pilot')} not expected to start within start_horizon"
 
 
-def _over_the_cap(pilots: Sequence[Pilot], limit: Limits) -> int:
-    """Pilots too many since an admin lowered max_running."""
-    return max(0, _alive(pilots) - limit.max_running)
+_MEANS = {
+    Wait.LIMIT: "a limit is reached: nothing more is submitted until one starts",
+    Wait.BUDGET: "the budget is spent: cancelled",
+    Wait.NEVER: "Slurm will never start it: cancelled",
+    Wait.OUTAGE: "nodes or partition are not available: nothing more is submitted meanwhile",
+    Wait.HELD: "somebody holds it: nothing more is submitted until it is released",
+}
 
 
-def _jobs(bins: Iterable[_Bin], phase: PilotPhase | None) -> int:
-    return sum(bin_.jobs * bin_.count for bin_ in bins if bin_.phase is phase)
+def _room(pilots: Sequence[Pilot], limit: Limits) -> int:
+    """How many pilots may be added, shared caps not yet divided."""
+    return max(0, min(cap.room for cap in _caps(pilots, limit)))
 
 
-def _too_empty(bin_: _Bin, limit: Limits, policy: Policy) -> str:
+def _caps(pilots: Sequence[Pilot], limit: Limits) -> list[Cap]:
+    """Every limit on how many may be submitted now."""
+    alive = _alive(pilots)
+    pending = [pilot for pilot in pilots if pilot.phase is PilotPhase.PENDING]
+    stuck = sorted({pilot.job.reason for pilot in pending if pilot.wait is not Wait.NORMAL})
+    caps = [
+        Cap("", limit.max_running - alive, f"max_running {limit.max_running} ({alive} there)"),
+        Cap("", limit.max_pending - len(pending), f"max_pending {limit.max_pending} ({len(pending)} there)"),
+        Cap("", limit.max_new_per_cycle, f"max_new_per_cycle {limit.max_new_per_cycle}"),
+        *limit.caps,
+    ]
+    booting = sum(pilot.phase is PilotPhase.BOOTING for pilot in pilots)
+    caps = [replace(cap, room=cap.room - len(pending) - booting) if cap.in_flight else cap for cap in caps]
+    if stuck:
+        caps.append(Cap("", 0, f"pending pilots that wait for {', '.join(stuck)}"))
+    return caps
+
+
+def _cut(wanted: int, case: _Case, shared: dict[str, int], reasons: list[str]) -> int:
+    """What the limits leave of `wanted`; each limit that cuts adds its reason. Shared caps are used up."""
+    for cap in _caps(case.pilots, case.limit):
+        room = max(0, min(cap.room, shared[cap.key]) if cap.key else cap.room)
+        if wanted > room:
+            reasons.append(f"cut from {wanted} to {room} by {cap.why}")
+            wanted = room
+    for key in {cap.key for cap in case.limit.caps if cap.key}:
+        shared[key] -= wanted
+    return wanted
+
+
+def _with_walltime(decision: ResourcePlan, opened: Sequence[Bin], limit: Limits) -> ResourcePlan:
+    """--time and --time-min. Slurm may shrink a pilot to fit a hole, but not below the jobs that it is started for.
+
+    Where pilots are preempted so often that a full walltime is survived less than half the time, ask for the time
+    that half of them survive (ln 2 / rate), if the admin gave a min_walltime.
+    """
+    if limit.min_walltime_s is None:
+        return replace(decision, walltime_s=limit.walltime_s)
+    longest = max((bin_.longest_s for bin_ in opened), default=0)
+    least = min(limit.walltime_s, max(limit.min_walltime_s, longest + limit.overhead_s))
+    walltime_s = limit.walltime_s
+    if limit.preemptions_per_hour > 0:
+        walltime_s = min(walltime_s, max(least, int(math.log(2) / limit.preemptions_per_hour * 3600)))
+    if walltime_s < limit.walltime_s:
+        why = (
+            f"preempted {limit.preemptions_per_hour:.2f} times an hour: walltime {format_duration(walltime_s)} "
+            f"instead of {format_duration(limit.walltime_s)}"
+        )
+        decision = replace(decision, reasons=(*decision.reasons, why))
+    return replace(decision, walltime_s=walltime_s, time_min_s=least)
+
+
+def _cancel(decision: ResourcePlan, case: _Case, excess: int, complete: bool, streaks: _Streaks) -> ResourcePlan:
+    """Cancel what Slurm will never start, and `excess` pending pilots once that has lasted, newest first.
+
+    Which pending pilot serves which job is nobody's business: their number decides, not the packing's choice.
+    """
+    name, policy = case.limit.name, case.policy
+    hopeless = [pilot for pilot in case.pending if pilot.wait in (Wait.NEVER, Wait.BUDGET)]
+    if hopeless:
+        return replace(decision, cancel=tuple(pilot.job.id for pilot in hopeless))
+    excess = min(len(case.pending), excess)
+    if excess <= 0 or decision.submit:
+        return decision
+    before = case.situation.streaks.surplus.get(name, 0)
+    if not complete:
+        streaks.surplus[name] = before
+        note = f"{plural(excess, 'pending pilot')} too many, but a schedd did not answer: nothing is cancelled"
+        return replace(decision, reasons=(*decision.reasons, note))
+    cycles = before + 1
+    if cycles < policy.surplus_cycles:
+        streaks.surplus[name] = cycles
+        note = f"{plural(excess, 'pending pilot')} too many for {cycles} of surplus_cycles {policy.surplus_cycles}"
+        return replace(decision, reasons=(*decision.reasons, note))
+    newest = sorted(case.pending, key=lambda pilot: (pilot.job.submitted or 0, _numbers(pilot.job.id)), reverse=True)
+    cancel = tuple(pilot.job.id for pilot in newest[:excess])
+    note = f"{plural(excess, 'pending pilot')} too many for {plural(cycles, 'cycle')}: cancelled, newest first"
+    return replace(decision, cancel=cancel, reasons=(*decision.reasons, note))
+
+
+def _with_drains(decision: ResourcePlan, case: _Case, quiet: bool, streaks: _Streaks) -> ResourcePlan:
+    """Take the drain mark off pilots that the demand needs again; mark those that could be spared, once that lasts."""
+    name, policy = case.limit.name, case.policy
+    back = tuple(bin_.pilot for bin_ in case.there if bin_.stage is Stage.DRAINED and bin_.jobs)
+    if back:
+        note = f"{plural(len(back), 'drained pilot')} taken back for jobs that wait"
+        return replace(decision, undrain=back, reasons=(*decision.reasons, note))
+    if not quiet or not case.situation.demand.complete:
+        return decision
+    spare = tail.spare(case.pilots, case.there, policy.drain_fill)
+    if not spare:
+        return decision
+    cycles = case.situation.streaks.sparse.get(name, 0) + 1
+    if cycles < policy.surplus_cycles:
+        streaks.sparse[name] = cycles
+        return decision
+    note = f"{plural(len(spare), 'joined pilot')} less than {policy.drain_fill:.0%} used, work fits elsewhere: drained"
+    return replace(decision, drain=spare, reasons=(*decision.reasons, note))
+
+
+def _too_empty(bin_: Bin, policy: Policy) -> str:
     return (
-        f"{plural(bin_.jobs * bin_.count, 'job')} would fill {_fill_of(bin_, limit):.0%} of a node, under min_fill "
+        f"{plural(bin_.jobs * bin_.count, 'job')} would fill {bin_.fill:.0%} of a node, under min_fill "
         f"{policy.min_fill:.0%}, and the oldest has waited {format_duration(bin_.oldest_s)} of max_wait "
         f"{format_duration(policy.max_wait_s)}: no node for them yet"
     )
 
 
-def _used(bins: Iterable[_Bin], phase: PilotPhase) -> int:
-    return sum(bin_.count for bin_ in bins if bin_.phase is phase and bin_.jobs)
-
-
-def _fill_of(bin_: _Bin, limit: Limits) -> float:
-    return limit.node.less(bin_.free).dominant_share(limit.node)
-
-
-def _worth_a_node(bin_: _Bin, limit: Limits, policy: Policy) -> bool:
-    return _fill_of(bin_, limit) >= policy.min_fill or bin_.oldest_s >= policy.max_wait_s
-
-
-def _time_min(opened: Iterable[_Bin], limit: Limits) -> int | None:
-    """What --time-min may be, so that Slurm cannot shrink a pilot below the jobs that it is started for."""
-    if limit.min_walltime_s is None:
-        return None
-    longest = max((bin_.longest_s for bin_ in opened), default=0)
-    return min(limit.walltime_s, max(limit.min_walltime_s, longest + limit.overhead_s))
-
-
-def _cut(wanted: int, pilots: Sequence[Pilot], limit: Limits, reasons: list[str]) -> int:
-    """What the limits leave of `wanted`; each limit that cuts adds its reason."""
-    alive = _alive(pilots)
-    pending = sum(pilot.phase is PilotPhase.PENDING for pilot in pilots)
-    caps = [
-        (max(0, limit.max_running - alive), f"max_running {limit.max_running} ({alive} there)"),
-        (max(0, limit.max_pending - pending), f"max_pending {limit.max_pending} ({pending} there)"),
-        (limit.max_new_per_cycle, f"max_new_per_cycle {limit.max_new_per_cycle}"),
-    ]
-    if limit.node_hours_left is not None:
-        hours = limit.walltime_s / 3600
-        affordable = max(0, int(limit.node_hours_left // hours))
-        left = max(0.0, limit.node_hours_left)
-        caps.append((affordable, f"max_node_hours ({left:.1f} left, a pilot may take {hours:g})"))
-    for cap, name in caps:
-        if wanted > cap:
-            reasons.append(f"cut from {wanted} to {cap} by {name}")
-            wanted = cap
-    return wanted
-
-
 def _counted(pilots: Sequence[Pilot], needed: int, reasons: Sequence[str]) -> ResourcePlan:
-    phases = [pilot.phase for pilot in pilots]
-    lost, leaving = phases.count(PilotPhase.LOST), phases.count(PilotPhase.LEAVING)
+    phases = Counter(pilot.phase for pilot in pilots)
+    lost, leaving = phases[PilotPhase.LOST], phases[PilotPhase.LEAVING]
     notes = list(reasons)
     if lost:
         notes.append(f"{plural(lost, 'pilot')} running, not joined within boot_timeout: not supply")
@@ -264,35 +356,28 @@ def _counted(pilots: Sequence[Pilot], needed: int, reasons: Sequence[str]) -> Re
         notes.append(f"{plural(leaving, 'pilot')} leaving their node: not supply")
     return ResourcePlan(
         needed=needed,
-        running=phases.count(PilotPhase.JOINED),
-        booting=phases.count(PilotPhase.BOOTING),
-        pending=phases.count(PilotPhase.PENDING),
+        running=phases[PilotPhase.JOINED],
+        booting=phases[PilotPhase.BOOTING],
+        pending=phases[PilotPhase.PENDING],
         reasons=tuple(notes),
     )
 
 
-def _cancel_surplus(
-    decision: ResourcePlan, pilots: Sequence[Pilot], excess: int, complete: bool, before: int, policy: Policy
-) -> tuple[ResourcePlan, int]:
-    """Cancel `excess` pending pilots once that has lasted, newest first. Returns the new count of cycles.
+def _alive(pilots: Iterable[Pilot]) -> int:
+    return sum(pilot.phase is not PilotPhase.ENDED for pilot in pilots)
 
-    Which pending pilot serves which job is nobody's business: their number decides, not the packing's choice.
-    """
-    pending = [pilot for pilot in pilots if pilot.phase is PilotPhase.PENDING]
-    excess = min(len(pending), excess)
-    if excess <= 0 or decision.submit:
-        return decision, 0
-    if not complete:
-        note = f"{plural(excess, 'pending pilot')} too many, but a schedd did not answer: nothing is cancelled"
-        return replace(decision, reasons=(*decision.reasons, note)), before
-    cycles = before + 1
-    if cycles < policy.surplus_cycles:
-        note = f"{plural(excess, 'pending pilot')} too many for {cycles} of surplus_cycles {policy.surplus_cycles}"
-        return replace(decision, reasons=(*decision.reasons, note)), cycles
-    newest = sorted(pending, key=lambda pilot: (pilot.job.submitted or 0, _numbers(pilot.job.id)), reverse=True)
-    cancel = tuple(pilot.job.id for pilot in newest[:excess])
-    note = f"{plural(excess, 'pending pilot')} too many for {plural(cycles, 'cycle')}: cancelled, newest first"
-    return replace(decision, cancel=cancel, reasons=(*decision.reasons, note)), 0
+
+def _over_the_cap(case: _Case) -> int:
+    """Pilots too many since an admin lowered max_running."""
+    return max(0, _alive(case.pilots) - case.limit.max_running)
+
+
+def _used(bins: Iterable[Bin], stage: Stage) -> int:
+    return sum(bin_.count for bin_ in bins if bin_.stage is stage and bin_.jobs)
+
+
+def _jobs(bins: Iterable[Bin]) -> int:
+    return sum(bin_.jobs * bin_.count for bin_ in bins)
 
 
 def _numbers(job_id: str) -> tuple[int, ...]:

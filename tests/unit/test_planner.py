@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from htcebridge import planner
 from htcebridge.model import (
+    Cap,
     Demand,
     Group,
     Limits,
@@ -20,10 +22,13 @@ from htcebridge.model import (
     Policy,
     ScheddAnswer,
     Shape,
+    Situation,
     SlurmJob,
     Startd,
+    Streaks,
+    Wait,
 )
-from htcebridge.planner import hold, plan
+from htcebridge.planner import hold
 
 NOW = 1_800_000_000
 HOUR = 3600
@@ -83,6 +88,17 @@ def pilots_of(phase: PilotPhase, count: int, first: int = 1) -> list[Pilot]:
     return [pilot(number, phase) for number in range(first, first + count)]
 
 
+def plan(
+    demand: Demand,
+    there: Sequence[Pilot],
+    caps: Mapping[str, Limits],
+    policy: Policy,
+    now: int,
+    surplus: Mapping[str, int] | None = None,
+) -> Plan:
+    return planner.plan(Situation(now, demand, tuple(there), caps, policy, Streaks(surplus=surplus or {})))
+
+
 def decide(
     demand: Demand,
     pilots: Sequence[Pilot] = (),
@@ -128,7 +144,9 @@ def pilots(draw: st.DrawFn) -> list[Pilot]:
         resource = draw(st.sampled_from(["dcgp", "dcgp", "booster", "gone"]))
         free = draw(st.sampled_from([NODE, Shape(5, 20_000), Shape(0, 490_000), Shape(-4, -1, -1, -1), GPU_NODE]))
         to_die = NOW + draw(st.integers(-100, 12 * HOUR))
-        made.append(pilot(number, phase, resource, free=free, to_die=to_die, accepting=draw(st.booleans())))
+        each = pilot(number, phase, resource, free=free, to_die=to_die, accepting=draw(st.booleans()))
+        wait = draw(st.sampled_from(list(Wait))) if phase is PilotPhase.PENDING else Wait.NORMAL
+        made.append(replace(each, wait=wait, chance=draw(st.floats(0, 1)), tail_drained=draw(st.booleans())))
     return made
 
 
@@ -145,13 +163,22 @@ some_limits = st.fixed_dictionaries(
             max_new_per_cycle=st.integers(1, 20),
             min_walltime_s=st.sampled_from([None, 2 * HOUR]),
             constant=st.booleans(),
-            node_hours_left=st.one_of(st.none(), st.floats(-10, 500)),
+            caps=st.lists(
+                st.builds(Cap, st.sampled_from(["", "hour"]), st.integers(-3, 20), st.just("a cap")), max_size=2
+            ).map(tuple),
+            preemptions_per_hour=st.floats(0, 2),
         )
         for name, node in (("dcgp", NODE), ("booster", GPU_NODE))
     }
 )
 policies = st.builds(
-    Policy, min_fill=st.floats(0, 1), max_wait_s=st.integers(0, 3600), surplus_cycles=st.integers(1, 4)
+    Policy,
+    min_fill=st.floats(0, 1),
+    max_wait_s=st.integers(0, 3600),
+    surplus_cycles=st.integers(1, 4),
+    drain_fill=st.floats(0, 1),
+    either_min_age_s=st.integers(0, 3600),
+    vo_cpus=st.dictionaries(st.just("cms"), st.integers(0, 2000)),
 )
 surpluses = st.dictionaries(st.sampled_from(["dcgp", "booster", "gone"]), st.integers(0, 5))
 cycles = st.tuples(demands, pilots(), some_limits, policies, st.just(NOW), surpluses)
@@ -174,8 +201,15 @@ def test_no_cap_is_ever_exceeded(cycle: tuple) -> None:
             assert alive(there, name) + decision.submit <= cap.max_running
             assert pending(there, name) + decision.submit <= cap.max_pending
             assert decision.submit <= cap.max_new_per_cycle
-            if cap.node_hours_left is not None:
-                assert decision.submit * cap.walltime_s / HOUR <= cap.node_hours_left
+            assert all(decision.submit <= each.room for each in cap.caps)
+
+
+@given(cycles, st.integers(0, 5))
+def test_resources_share_a_cap_of_one_key(cycle: tuple, room: int) -> None:
+    demand, there, caps, policy, now, surplus = cycle
+    shared = {name: replace(cap, caps=(Cap("hour", room, "a cap"),)) for name, cap in caps.items()}
+    decided = plan(demand, there, shared, policy, now, surplus)
+    assert sum(decision.submit for decision in decided.resources.values()) <= room
 
 
 @given(cycles)
@@ -198,8 +232,10 @@ def test_a_silent_schedd_never_leads_to_a_cancel(cycle: tuple) -> None:
     demand, there, caps, policy, now, surplus = cycle
     silent = replace(demand, schedds=(ScheddAnswer("a", 0.1), ScheddAnswer("b", 20.0, "silent")))
     on_demand = {name: replace(cap, constant=False) for name, cap in caps.items()}
+    hopeless = {each.job.id for each in there if each.wait in (Wait.NEVER, Wait.BUDGET)}
     for decision in plan(silent, there, on_demand, policy, now, surplus).resources.values():
-        assert decision.cancel == ()
+        assert set(decision.cancel) <= hopeless
+        assert decision.drain == ()
 
 
 @given(cycles)
@@ -296,8 +332,9 @@ small_groups = groups.map(
 def test_packing_groups_asks_for_as_many_nodes_as_packing_every_job_would(
     some: list[Group], there: list[Pilot]
 ) -> None:
-    caps = {"dcgp": limits(), "booster": limits("booster", node=GPU_NODE)}
+    caps = {"dcgp": limits()}
     demand = waiting(*some)
+    there = [replace(each, wait=Wait.NORMAL, chance=1.0, tail_drained=False) for each in there]
     opened = one_by_one(demand, there, caps)
     decided = plan(demand, there, caps, EAGER, NOW)
     assert {name: decision.submit for name, decision in decided.resources.items()} == {
@@ -508,8 +545,9 @@ def test_fill_is_measured_on_the_fullest_axis() -> None:
         ({"max_pending": 2}, [], 2, "max_pending 2"),
         ({"max_pending": 2}, pilots_of(PilotPhase.PENDING, 1), 1, "max_pending 2 (1 there)"),
         ({"max_new_per_cycle": 4}, [], 4, "max_new_per_cycle 4"),
-        ({"node_hours_left": 35.0}, [], 2, "max_node_hours (35.0 left, a pilot may take 12)"),
-        ({"node_hours_left": -1.0}, [], 0, "max_node_hours (0.0 left"),
+        ({"caps": (Cap("", 2, "max_node_hours 100 (35.0 left)"),)}, [], 2, "max_node_hours 100 (35.0 left)"),
+        ({"caps": (Cap("", -1, "a QOS limit"),)}, [], 0, "a QOS limit"),
+        ({"caps": (Cap("", 1, "a probe", in_flight=True),)}, pilots_of(PilotPhase.PENDING, 1), 0, "a probe"),
         ({"max_running": 0}, [], 0, "max_running 0"),
     ],
 )
@@ -579,7 +617,7 @@ def run_cycles(demands: Iterable[Demand], there: Sequence[Pilot], limit: Limits 
     surplus: Mapping[str, int] = {}
     for demand in demands:
         plans.append(plan(demand, there, {"dcgp": limit or limits()}, EAGER, NOW, surplus))
-        surplus = plans[-1].surplus
+        surplus = plans[-1].streaks.surplus
     return plans
 
 
@@ -675,3 +713,240 @@ def test_a_held_plan_does_nothing_and_says_why() -> None:
         assert (decision.submit, decision.cancel) == (0, ())
         assert decision.reasons == ("held: squeue: no answer",)
     assert set(held.resources) == {"dcgp", "booster"}
+
+
+# --------------------------------------------------------------------------- which resource
+
+WHOLE, HALF = limits("dcgp"), limits("half", node=Shape(56, 245_000, 0, 1_500_000))
+
+
+def for_both(idle: int, cpus: int = 8, **changes: object) -> Group:
+    return jobs(idle, cpus, **{"resources": ("dcgp", "half"), **changes})
+
+
+def submitted(demand: Demand, caps: Mapping[str, Limits], policy: Policy = EAGER) -> dict[str, int]:
+    return {name: made.submit for name, made in plan(demand, [], caps, policy, NOW).resources.items() if made.submit}
+
+
+@pytest.mark.parametrize("order", [("dcgp", "half"), ("half", "dcgp")])
+def test_a_few_jobs_get_the_node_that_wastes_least_whatever_the_order_of_the_file(order: tuple[str, str]) -> None:
+    caps = {name: {"dcgp": WHOLE, "half": HALF}[name] for name in order}
+    assert submitted(waiting(for_both(3)), caps) == {"half": 1}
+
+
+def test_jobs_too_big_for_the_small_node_get_the_big_one_and_the_rest_fills_it() -> None:
+    assert submitted(waiting(for_both(1, cpus=100), for_both(1, cpus=8)), {"half": HALF, "dcgp": WHOLE}) == {"dcgp": 1}
+
+
+def test_what_one_resource_has_no_room_for_goes_to_the_next() -> None:
+    caps = {"half": replace(HALF, max_running=2), "dcgp": WHOLE}
+    assert submitted(waiting(for_both(7 * 2 + 14 * 3)), caps) == {"half": 2, "dcgp": 3}
+
+
+def test_cpu_jobs_leave_gpu_nodes_alone_where_another_node_takes_them() -> None:
+    caps = {"booster": limits("booster", node=GPU_NODE), "half": HALF}
+    assert submitted(waiting(jobs(4, resources=("booster", "half"), shape=Shape(8, 16_000))), caps) == {"half": 1}
+
+
+def test_where_pilots_are_preempted_often_the_shorter_of_equals_is_taken() -> None:
+    short = limits("short", walltime_s=4 * HOUR, job_life_s=4 * HOUR - 540)
+    group = jobs(14, resources=("dcgp", "short"), walltime_s=HOUR)
+    assert submitted(waiting(group), {"dcgp": WHOLE, "short": short}) == {"dcgp": 1}
+    often = {name: replace(cap, preemptions_per_hour=0.2) for name, cap in (("dcgp", WHOLE), ("short", short))}
+    assert submitted(waiting(group), often) == {"short": 1}
+
+
+# --------------------------------------------------------------------------- who may open a node
+
+
+def test_jobs_that_the_tier1_may_take_open_no_node_before_their_age() -> None:
+    policy = replace(EAGER, either_min_age_s=300)
+    young, old = jobs(14, either=True, oldest_s=299), jobs(14, either=True, oldest_s=300)
+    decision = decide(waiting(young), policy=policy)
+    assert decision.submit == 0
+    assert any("either_min_age 5m" in reason for reason in decision.reasons)
+    assert decide(waiting(old), policy=policy).submit == 1
+    assert decide(waiting(replace(young, either=False)), policy=policy).submit == 1
+
+
+def test_jobs_that_the_tier1_may_take_still_use_the_pilots_that_are_there() -> None:
+    there = pilots_of(PilotPhase.PENDING, 1)
+    young = waiting(jobs(14, either=True, oldest_s=0))
+    decision = decide(young, there, policy=replace(EAGER, either_min_age_s=300, surplus_cycles=1))
+    assert decision.cancel == ()
+
+
+def test_a_vo_at_its_cap_opens_no_node_and_others_do() -> None:
+    policy = replace(EAGER, vo_cpus={"cms": 224})
+    busy = [pilot(1, PilotPhase.JOINED, free=Shape(0, 0), jobs=14, busy_by_vo={"cms": 112})]
+    decision = decide(waiting(jobs(100)), busy, policy=policy)
+    assert decision.submit == 1
+    assert any("cms" in reason and "max_total_cpus 224" in reason for reason in decision.reasons)
+    assert decide(waiting(jobs(100, vo="atlas")), busy, policy=policy).submit == 8
+
+
+def test_a_node_is_opened_once_it_was_wanted_long_enough() -> None:
+    policy = replace(EAGER, demand_cycles=2)
+    first = planner.plan(Situation(NOW, waiting(jobs(14)), (), {"dcgp": limits()}, policy))
+    assert first.resources["dcgp"].submit == 0
+    second = planner.plan(Situation(NOW, waiting(jobs(14)), (), {"dcgp": limits()}, policy, first.streaks))
+    assert second.resources["dcgp"].submit == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 112), st.integers(1, 60)), min_size=1, max_size=6),
+    st.integers(1, 112),
+)
+def test_one_more_job_never_lowers_what_is_needed_by_more_than_rounding(
+    some: list[tuple[int, int]], one_more: int
+) -> None:
+    few = [only_cpus(cpus, idle) for cpus, idle in some]
+    before, after = (decide(waiting(*all_)).needed for all_ in (few, [*few, only_cpus(one_more, 1)]))
+    assert after >= before - 1
+
+
+# --------------------------------------------------------------------------- pending pilots
+
+
+def stuck(wait: Wait, count: int = 2, reason: str = "QOSMaxJobsPerUserLimit") -> list[Pilot]:
+    return [
+        replace(each, wait=wait, job=replace(each.job, reason=reason)) for each in pilots_of(PilotPhase.PENDING, count)
+    ]
+
+
+@pytest.mark.parametrize("wait", [Wait.LIMIT, Wait.OUTAGE, Wait.HELD])
+def test_pilots_that_will_not_start_are_no_supply_are_kept_and_stop_submission(wait: Wait) -> None:
+    policy = replace(EAGER, surplus_cycles=1)
+    decision = decide(waiting(jobs(14 * 4)), stuck(wait), policy=policy)
+    assert (decision.submit, decision.cancel, decision.needed) == (0, (), 4)
+    assert any("QOSMaxJobsPerUserLimit" in reason for reason in decision.reasons)
+
+
+@pytest.mark.parametrize("wait", [Wait.NEVER, Wait.BUDGET])
+def test_pilots_that_slurm_will_never_start_are_cancelled_at_once(wait: Wait) -> None:
+    decision = decide(waiting(jobs(14 * 4)), stuck(wait, reason="BadConstraints"))
+    assert (decision.submit, set(decision.cancel)) == (0, {"1_1", "2_1"})
+    assert any("BadConstraints" in reason for reason in decision.reasons)
+
+
+def test_stuck_pilots_that_nobody_needs_are_cancelled_as_surplus() -> None:
+    assert len(decide(waiting(), stuck(Wait.LIMIT), policy=replace(EAGER, surplus_cycles=1)).cancel) == 2
+
+
+def test_pilots_that_are_unlikely_to_start_are_supply_in_part_and_count_for_max_pending() -> None:
+    there = [replace(each, chance=0.5) for each in pilots_of(PilotPhase.PENDING, 4)]
+    decision = decide(waiting(jobs(14 * 4)), there)
+    assert (decision.submit, decision.needed) == (2, 4)
+    assert any("not expected to start" in reason for reason in decision.reasons)
+    assert decide(waiting(jobs(14 * 4)), there, limits(max_pending=5)).submit == 1
+
+
+def test_a_pending_pilot_promises_no_more_than_slurm_may_shrink_it_to() -> None:
+    there = pilots_of(PilotPhase.PENDING, 1)
+    shrinkable = [replace(each, job=replace(each.job, time_min_s=2 * HOUR)) for each in there]
+    assert decide(waiting(jobs(1)), shrinkable).submit == 1
+    assert decide(waiting(jobs(1, walltime_s=HOUR)), shrinkable).submit == 0
+
+
+# --------------------------------------------------------------------------- walltime
+
+
+def test_where_pilots_are_preempted_often_a_shorter_walltime_is_asked_for() -> None:
+    limit = limits(min_walltime_s=2 * HOUR, preemptions_per_hour=0.2)
+    decision = decide(waiting(jobs(14, walltime_s=HOUR)), limit=limit)
+    assert (decision.walltime_s, decision.time_min_s) == (int(math.log(2) / 0.2 * HOUR), 2 * HOUR)
+    assert any("preempted 0.20 times an hour" in reason for reason in decision.reasons)
+    long_jobs = decide(waiting(jobs(14, walltime_s=8 * HOUR)), limit=limit)
+    assert long_jobs.walltime_s == long_jobs.time_min_s == 8 * HOUR + 540
+    assert decide(waiting(jobs(14)), limit=replace(limit, min_walltime_s=None)).walltime_s == 12 * HOUR
+
+
+def test_nodes_in_quarantine_are_excluded_from_what_is_submitted() -> None:
+    assert decide(waiting(jobs(14)), limit=limits(exclude=("lrdn0007",))).exclude == ("lrdn0007",)
+
+
+# --------------------------------------------------------------------------- the tail
+
+TAIL = replace(EAGER, drain_fill=0.5, surplus_cycles=2)
+
+
+def working(number: int, busy: int, **changes: object) -> Pilot:
+    free = Shape(112 - 8 * busy, 490_000 - 16_000 * busy, 0, 3_000_000)
+    return pilot(number, PilotPhase.JOINED, free=free, jobs=busy, **changes)
+
+
+def tail(there: Sequence[Pilot], demand: Demand | None = None, cycles: int = 2, policy: Policy = TAIL) -> Plan:
+    made, streaks = Plan({}), Streaks()
+    for _ in range(cycles):
+        caps = {"dcgp": limits()}
+        made = planner.plan(Situation(NOW, demand or waiting(), tuple(there), caps, policy, streaks))
+        streaks = made.streaks
+    return made
+
+
+def test_the_emptiest_pilots_drain_as_far_as_their_work_fits_elsewhere() -> None:
+    there = [working(1, busy=3), working(2, busy=2), working(3, busy=12), working(4, busy=13)]
+    assert tail(there).resources["dcgp"].drain == ("2_1",)
+    assert tail(there, cycles=1).resources["dcgp"].drain == ()
+
+
+def test_nothing_drains_while_jobs_wait_for_a_node_or_a_schedd_is_silent() -> None:
+    there = [working(1, busy=1), working(2, busy=1)]
+    assert tail(there).resources["dcgp"].drain == ("1_1",)
+    assert tail(there, waiting(jobs(1, cpus=110))).resources["dcgp"].drain == ()
+    assert tail(there, waiting(complete=False)).resources["dcgp"].drain == ()
+    assert tail(there, policy=replace(TAIL, drain_fill=0)).resources["dcgp"].drain == ()
+
+
+def test_the_last_pilot_never_drains_and_busy_ones_neither() -> None:
+    assert tail([working(1, busy=1)]).resources["dcgp"].drain == ()
+    assert tail([working(1, busy=7), working(2, busy=7)]).resources["dcgp"].drain == ()
+
+
+def test_work_does_not_move_to_pilots_that_end_sooner() -> None:
+    there = [working(1, busy=2), working(2, busy=7, to_die=NOW + HOUR)]
+    assert tail(there).resources["dcgp"].drain == ()
+
+
+def test_demand_that_returns_takes_drained_pilots_back_before_it_opens_nodes() -> None:
+    there = [replace(working(1, busy=4), tail_drained=True), working(2, busy=14)]
+    there[0] = replace(there[0], startd=replace(there[0].startd, accepting=False, draining=True))
+    decision = tail(there, waiting(jobs(10))).resources["dcgp"]
+    assert (decision.undrain, decision.submit) == (("1_1",), 0)
+    more = tail(there, waiting(jobs(11))).resources["dcgp"]
+    assert (more.undrain, more.submit) == (("1_1",), 1)
+
+
+def test_what_an_admin_drains_stays_drained() -> None:
+    there = [replace(working(1, busy=4), startd=replace(working(1, busy=4).startd, accepting=False, draining=True))]
+    decision = tail(there, waiting(jobs(1))).resources["dcgp"]
+    assert (decision.undrain, decision.submit) == ((), 1)
+
+
+@given(cycles)
+def test_nobody_is_drained_and_undrained_at_once_and_somebody_stays(cycle: tuple) -> None:
+    demand, there, caps, policy, now, _ = cycle
+    streaks = Streaks(sparse=dict.fromkeys(caps, 99))
+    decided = planner.plan(Situation(now, demand, tuple(there), caps, policy, streaks))
+    for name, decision in decided.resources.items():
+        assert not set(decision.drain) & set(decision.undrain)
+        assert not (decision.drain and decision.submit)
+        joined = {
+            p.job.id for p in there if p.job.resource == name and p.phase is PilotPhase.JOINED and not p.tail_drained
+        }
+        assert not decision.drain or set(decision.drain) < joined
+
+
+# --------------------------------------------------------------------------- the kill switch
+
+
+@given(cycles)
+def test_the_kill_switch_submits_nothing_and_cancels_all_that_is_pending(cycle: tuple) -> None:
+    demand, there, caps, policy, now, _ = cycle
+    decided = planner.plan(Situation(now, demand, tuple(there), caps, policy, stop="an admin's mail"))
+    for name, decision in decided.resources.items():
+        assert decision.submit == 0
+        assert set(decision.cancel) == {
+            p.job.id for p in there if p.job.resource == name and p.phase is PilotPhase.PENDING
+        }
+        assert decision.reasons[0] == "stopped: an admin's mail"
