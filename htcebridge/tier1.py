@@ -14,9 +14,9 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,55 @@ class Schedd:
 
 
 @dataclass(frozen=True)
+class Matches:
+    """`jobs` idle jobs of one autocluster of the schedd at `address` that the negotiator would start on a slot."""
+
+    address: str
+    autocluster: int
+    jobs: int
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """An offline slot of ours and what the negotiator wrote into it. Times in seconds since the epoch, 0: never.
+
+    `sent` is by the clock of whoever advertised it, `matched` (the last time that it was written into) by the
+    negotiator's.
+    """
+
+    resource: str
+    digest: str
+    sent: int
+    matched: int
+    matches: tuple[Matches, ...] = ()
+
+
+@dataclass(frozen=True)
+class Negotiation:
+    """A negotiator's last cycle: when it ended (seconds since the epoch), and the time from one cycle to the next."""
+
+    ended: int
+    period_s: int
+
+
+@dataclass(frozen=True)
 class PoolView:
-    """What the collector knows of us: the schedds to ask, and the startds of this controller's pilots."""
+    """What the collector knows of us: the schedds to ask, the startds of this controller's pilots, its ghosts."""
 
     schedds: tuple[Schedd, ...]
     startds: tuple[Startd, ...]
+    ghosts: tuple[Ghost, ...] = ()
+    negotiators: tuple[Negotiation, ...] = ()
 
 
 @dataclass(frozen=True)
 class JobGroup:
     """Tagged jobs of one schedd that are equal in all that matters. `ad` is their part of a job ad, as ClassAd text.
 
-    `oldest_qdate` is when the first of the idle ones was queued (seconds since the epoch), None if it just left.
+    `key` is the same for the same jobs at another time or in another schedd. `oldest_qdate` is when the first of the
+    idle ones was queued (seconds since the epoch), None if it just left. `refused`: the negotiator tried these lately
+    and turned some away, for whatever reason; `rejected`: because nothing was free for them. Both are None where
+    nobody asked, or where it cannot have seen them yet. `autoclusters` is this moment's AutoClusterId -> idle jobs.
     """
 
     ad: str
@@ -80,20 +117,31 @@ class JobGroup:
     idle: int
     running: int
     oldest_qdate: int | None
+    key: str = ""
+    refused: bool | None = None
+    rejected: bool | None = None
+    autoclusters: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ScheddGroups:
-    """One schedd's answer; `error` is None where it answered."""
+    """One schedd's answer; `error` is None where it answered.
+
+    `qdates` is when the first job of each group was queued ("cluster.proc" -> seconds since the epoch): handed to the
+    next `read_demand`, it saves the question.
+    """
 
     schedd: str
     seconds: float
     groups: tuple[JobGroup, ...] = ()
     error: str | None = None
+    qdates: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_pool(pool: Pool, instance: str) -> PoolView:
-    """Ask the collector for the schedds and for this instance's startds.
+def read_pool(pool: Pool, instance: str, vo_attribute: str = "OpportunisticVO") -> PoolView:
+    """Ask the collector, once, for the schedds, this instance's startds and ghosts, and the negotiator's last cycle.
+
+    `vo_attribute` is the job attribute by which the startds list who is busy on them (grant.vo_attribute).
 
     Raises ConfigError for a bad token directory, UnknownState if the collector does not answer or knows no schedd.
     """
@@ -104,9 +152,10 @@ def read_pool(pool: Pool, instance: str) -> PoolView:
         "schedds": pool.schedds,
         "constraint": pool.schedd_constraint,
         "instance": instance,
+        "vo_attribute": vo_attribute,
     }
     try:
-        answer = _ask(pool, request)
+        answer = ask(pool, request)
     except BridgeError as error:
         raise UnknownState(
             f"collector {pool.collector}: {error}; is it up, is the port open from here, and does a token in "
@@ -120,19 +169,47 @@ def read_pool(pool: Pool, instance: str) -> PoolView:
         raise UnknownState(
             f"collector {pool.collector} has no schedd that schedd_constraint ({pool.schedd_constraint}) accepts"
         )
-    return PoolView(schedds, tuple(_startd(row) for row in answer["startds"]))
+    return PoolView(
+        schedds=schedds,
+        startds=tuple(_startd(row) for row in answer["startds"]),
+        ghosts=tuple(_ghost(row) for row in answer["ghosts"]),
+        negotiators=tuple(Negotiation(**row) for row in answer["negotiators"]),
+    )
 
 
-def read_demand(pool: Pool, schedds: Sequence[Schedd], tag: Tag) -> list[ScheddGroups]:
-    """Ask every schedd at the same time, each with its own deadline. A failure is that schedd's `error`."""
+Qdates = Mapping[str, Mapping[str, int]]
+"""Schedd -> "cluster.proc" -> when that job was queued, seconds since the epoch."""
+
+
+def read_demand(
+    pool: Pool, schedds: Sequence[Schedd], tag: Tag, known: Qdates | None = None, refused_since: int | None = None
+) -> list[ScheddGroups]:
+    """Ask every schedd at the same time, each with its own deadline. A failure is that schedd's `error`.
+
+    Two queries a schedd, and a third for what is new since `known`, the `qdates` of the last call: jobs that have not
+    been negotiated for yet, the first job of a new group. `refused_since` (seconds since the epoch) asks one more:
+    what the negotiator turned away since then.
+    """
     with ThreadPoolExecutor(max_workers=max(1, len(schedds))) as threads:
-        return list(threads.map(lambda schedd: _read_schedd(pool, schedd, tag), schedds))
+        return list(
+            threads.map(
+                lambda schedd: _read_schedd(pool, schedd, tag, (known or {}).get(schedd.name, {}), refused_since),
+                schedds,
+            )
+        )
 
 
-def _read_schedd(pool: Pool, schedd: Schedd, tag: Tag) -> ScheddGroups:
+def qdates(answers: Sequence[ScheddGroups]) -> dict[str, dict[str, int]]:
+    """What to hand to the next `read_demand`: JSON-able, and no larger than the groups of these answers."""
+    return {answer.schedd: dict(answer.qdates) for answer in answers if answer.qdates}
+
+
+def _read_schedd(
+    pool: Pool, schedd: Schedd, tag: Tag, known: Mapping[str, int], refused_since: int | None
+) -> ScheddGroups:
     started = time.monotonic()
     if not schedd.address:
-        return ScheddGroups(schedd.name, 0.0, error="not in the collector: is it down?")
+        return ScheddGroups(schedd.name, 0.0, error="not in the collector: is it down?", qdates=known)
     request = {
         "ask": "demand",
         "name": schedd.name,
@@ -143,13 +220,15 @@ def _read_schedd(pool: Pool, schedd: Schedd, tag: Tag) -> ScheddGroups:
         "vo_attribute": tag.vo_attribute,
         "walltime": tag.walltime_attributes,
         "provenance": tag.provenance,
+        "known": dict(known),
+        "refused_since": refused_since,
     }
     try:
-        answer = _ask(pool, request)
+        answer = ask(pool, request)
     except BridgeError as error:
-        return ScheddGroups(schedd.name, time.monotonic() - started, error=str(error))
-    groups = tuple(JobGroup(**row) for row in answer["groups"])
-    return ScheddGroups(schedd.name, time.monotonic() - started, groups)
+        return ScheddGroups(schedd.name, time.monotonic() - started, error=str(error), qdates=known)
+    groups = tuple(_job_group(row) for row in answer["groups"])
+    return ScheddGroups(schedd.name, time.monotonic() - started, groups, qdates=answer["qdates"])
 
 
 def check_tokens(directory: Path) -> None:
@@ -189,8 +268,8 @@ def token_expiry(path: Path) -> int | None:
         raise ConfigError(f"{path}: holds no IDTOKEN ({type(error).__name__})") from None
 
 
-def _ask(pool: Pool, request: dict[str, Any]) -> dict[str, Any]:
-    """Run one question in a child. Raises BridgeError with the reason."""
+def ask(pool: Pool, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one question of `tier1_query` in a child. Raises BridgeError with the reason."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "htcebridge.tier1_query"],
@@ -233,13 +312,12 @@ def _environment(pool: Pool) -> dict[str, str]:
 
 
 def _startd(row: dict[str, Any]) -> Startd:
-    return Startd(
-        pilot_id=row["pilot_id"],
-        name=row["name"],
-        machine=row["machine"],
-        total=Shape(**row["total"]),
-        free=Shape(**row["free"]),
-        jobs=row["jobs"],
-        to_die=row["to_die"],
-        accepting=row["accepting"],
-    )
+    return Startd(**{**row, "total": Shape(**row["total"]), "free": Shape(**row["free"])})
+
+
+def _ghost(row: dict[str, Any]) -> Ghost:
+    return Ghost(**{**row, "matches": tuple(Matches(**match) for match in row["matches"])})
+
+
+def _job_group(row: dict[str, Any]) -> JobGroup:
+    return JobGroup(**{**row, "autoclusters": {int(number): idle for number, idle in row["autoclusters"].items()}})

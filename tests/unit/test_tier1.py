@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -251,7 +252,7 @@ def startd(text: str = "") -> dict:
         "TotalSlotCpus = 112; TotalSlotMemory = 490000; TotalSlotDisk = 4096; NumDynamicSlots = 3; "
         "GLIDEIN_ToDie = 2000; GLIDEIN_ToRetire = 1900; MyCurrentTime = 1000; "
     )
-    return tier1_query._startd_row(ad(f"[ {row}{text} ]"))
+    return tier1_query._startd_row(ad(f"[ {row}{text} ]"), "ChildOpportunisticVO")
 
 
 def test_a_partitionable_slots_free_part_is_what_it_advertises() -> None:
@@ -261,6 +262,220 @@ def test_a_partitionable_slots_free_part_is_what_it_advertises() -> None:
     assert row["total"] == {"cpus": 112, "memory_mb": 490000, "gpus": 0, "disk_mb": 4}
 
 
-@pytest.mark.parametrize("text", ["PilotDraining = true", "GLIDEIN_ToRetire = 1000", "GLIDEIN_ToRetire = undefined"])
-def test_a_draining_or_retiring_startd_takes_no_jobs(text: str) -> None:
-    assert startd(text)["accepting"] is False
+@pytest.mark.parametrize(
+    ("text", "draining"),
+    [
+        ("PilotDraining = true", True),
+        ("PilotDraining = 1 > 0", True),
+        ("PilotDraining = false; GLIDEIN_ToRetire = 1000", False),
+        ("GLIDEIN_ToRetire = undefined", False),
+    ],
+)
+def test_a_draining_or_retiring_startd_takes_no_jobs(text: str, draining: bool) -> None:
+    assert (startd(text)["accepting"], startd(text)["draining"]) == (False, draining)
+
+
+@pytest.mark.parametrize(
+    ("text", "busy"),
+    [
+        ('ChildOpportunisticVO = { "cms","atlas","cms" }; ChildCpus = { 8,4,1 }', {"cms": 9, "atlas": 4}),
+        ('ChildOpportunisticVO = { "cms",undefined }; ChildCpus = { 8,4 }', {"cms": 8}),
+        ("ChildOpportunisticVO = { }; ChildCpus = { }", {}),
+        ("ChildCpus = { 8,4 }", {}),
+        ("", {}),
+    ],
+)
+def test_the_busy_cores_of_each_vo_are_added_up(text: str, busy: dict[str, int]) -> None:
+    assert startd(text)["busy_by_vo"] == busy
+
+
+# --------------------------------------------------------------------------- the questions
+
+
+class Collector:
+    """The ads of a pool; it keeps what it was asked."""
+
+    questions: ClassVar[list[tuple[object, str, list[str]]]] = []
+    ads: ClassVar[list[str]] = []
+
+    def __init__(self, address: str) -> None:
+        pass
+
+    def query(self, ad_type: object, constraint: str, projection: list[str]) -> list[object]:
+        Collector.questions.append((ad_type, constraint, projection))
+        return [ad(text) for text in self.ads]
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> type[Collector]:
+    import htcondor2
+
+    monkeypatch.setattr(htcondor2, "Collector", Collector)
+    Collector.questions = []
+    return Collector
+
+
+GHOST = (
+    '[ MyType = "Machine"; Name = "ghost-dcgp@leonardo"; IsGhost = true; PilotResource = "dcgp"; GhostDigest = "d"; '
+    "GhostSent = 7; MachineLastMatchTime = 9; OfflineMatches = { "
+    '[ Scheduler = "<10.0.0.1:9618>"; AutoclusterID = 4; RequestCount = 40 ], '
+    '[ Scheduler = "<10.0.0.1:9618>"; AutoclusterID = 5; RequestCount = 1 ] } ]'
+)
+
+
+def test_the_collector_is_asked_once_for_schedds_startds_ghosts_and_negotiator(collector: type[Collector]) -> None:
+    collector.ads = [
+        '[ MyType = "Scheduler"; Name = "ce02"; MyAddress = "<2>"; CondorVersion = "v" ]',
+        '[ MyType = "Scheduler"; Name = "ce01"; MyAddress = "<1>"; CondorVersion = "v" ]',
+        '[ MyType = "Machine"; Name = "slot1@pilot_7"; PilotJobId = "7"; TotalSlotCpus = 112 ]',
+        GHOST,
+        '[ MyType = "Negotiator"; Name = "n"; LastNegotiationCycleEnd0 = 100; LastNegotiationCyclePeriod0 = 60 ]',
+    ]
+    request = {"collector": "c", "schedds": ["ce01", "ce02"], "constraint": "true || x", "instance": "leonardo"}
+    answer = tier1_query.answer_pool({**request, "vo_attribute": "OpportunisticVO"})
+    ((_, constraint, projection),) = collector.questions
+    assert '(true || x) && (Name == "ce01" || Name == "ce02")' in constraint
+    assert {"ChildOpportunisticVO", "ChildCpus", "OfflineMatches"} <= set(projection)
+    assert [schedd["name"] for schedd in answer["schedds"]] == ["ce01", "ce02"]
+    assert [startd["pilot_id"] for startd in answer["startds"]] == ["7"]
+    assert answer["negotiators"] == [{"ended": 100, "period_s": 60}]
+    (ghost,) = answer["ghosts"]
+    assert (ghost["resource"], ghost["sent"], ghost["matched"]) == ("dcgp", 7, 9)
+    assert [(match["autocluster"], match["jobs"]) for match in ghost["matches"]] == [(4, 40), (5, 1)]
+
+
+class AskedSchedd:
+    """A schedd with scripted answers, one list of ads for each question of a kind."""
+
+    questions: ClassVar[list[tuple[str, str, list[str]]]] = []
+    answers: ClassVar[dict[str, list[list[str]]]] = {}
+
+    def __init__(self, location: object) -> None:
+        pass
+
+    def query(self, constraint: str, projection: list[str], opts: object = None) -> list[object]:
+        kind = str(getattr(opts, "name", "Default"))
+        AskedSchedd.questions.append((kind, constraint, projection))
+        answers = AskedSchedd.answers[kind]
+        return [ad(text) for text in (answers.pop(0) if len(answers) > 1 else answers[0])]
+
+
+CLUSTERS = ["[ AutoClusterId = 1; RequestCpus = 8 ]", "[ AutoClusterId = 2; RequestCpus = 1 ]"]
+
+
+def row(**attributes: object) -> str:
+    pairs = {"JobStatus": 1, "AutoClusterId": 1, "Owner": '"a"', "OpportunisticVO": '"cms"', **attributes}
+    return "[ " + " ".join(f"{name} = {value};" for name, value in pairs.items() if value is not None) + " ]"
+
+
+def ask_schedd(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[list[str]]], **request: object) -> dict:
+    """What `answer_demand` makes of a schedd's answers (GroupBy, AutoCluster, Default)."""
+    import htcondor2
+
+    monkeypatch.setattr(htcondor2, "Schedd", AskedSchedd)
+    AskedSchedd.questions, AskedSchedd.answers = [], {"AutoCluster": [CLUSTERS], "Default": [[]], **answers}
+    fixed = {"address": "<1>", "version": "$CondorVersion: 25.14.1 2026-10-16 $", "attribute": "OpportunisticSite"}
+    fixed |= {"value": "leonardo", "vo_attribute": "OpportunisticVO", "walltime": ["BatchRuntime"]}
+    return tier1_query.answer_demand({**fixed, "known": {}, **request})
+
+
+def kinds() -> list[str]:
+    return [kind for kind, _, _ in AskedSchedd.questions]
+
+
+IDLE_ROW = row(JobCount=5, JobIds='"3.0 ... 3.4"')
+RUNNING_ROW = row(JobStatus=2, JobCount=2, JobIds='"2.0 ... 2.1"')
+
+
+def test_a_schedd_is_asked_two_questions_where_nothing_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = ask_schedd(monkeypatch, {"GroupBy": [[IDLE_ROW, RUNNING_ROW]]}, known={"3.0": 77, "1.0": 5})
+    assert kinds() == ["AutoCluster", "GroupBy"]
+    (group,) = answer["groups"]
+    assert (group["idle"], group["running"], group["oldest_qdate"], group["autoclusters"]) == (5, 2, 77, {1: 5})
+    assert answer["qdates"] == {"3.0": 77}, "what is remembered is no larger than the groups of this answer"
+
+
+def test_a_third_question_is_about_the_unknown_first_jobs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = row(AutoClusterId=2, JobCount=1, JobIds='"9.1"')
+    answers = {"GroupBy": [[IDLE_ROW, new]], "Default": [["[ ClusterId = 9; ProcId = 1; QDate = 99 ]"]]}
+    answer = ask_schedd(monkeypatch, answers, known={"3.0": 77})
+    assert AskedSchedd.questions[2:] == [
+        ("Default", "(ClusterId == 9 && ProcId == 1)", ["ClusterId", "ProcId", "QDate"])
+    ]
+    assert answer["qdates"] == {"3.0": 77, "9.1": 99}
+    assert sorted(group["oldest_qdate"] for group in answer["groups"]) == [77, 99]
+
+
+def test_a_first_job_that_is_gone_by_now_is_remembered_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = ask_schedd(monkeypatch, {"GroupBy": [[IDLE_ROW]]})
+    assert answer["qdates"] == {}
+    assert answer["groups"][0]["oldest_qdate"] is None
+
+
+def test_autoclusters_that_are_renumbered_meanwhile_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"AutoCluster": [["[ AutoClusterId = 7; RequestCpus = 8 ]"], CLUSTERS], "GroupBy": [[IDLE_ROW]]}
+    answer = ask_schedd(monkeypatch, answers, known={"3.0": 77})
+    assert kinds() == ["AutoCluster", "GroupBy", "AutoCluster", "GroupBy"]
+    assert answer["groups"][0]["idle"] == 5
+
+
+def test_autoclusters_that_never_settle_are_an_error_not_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="changed during each of three reads"):
+        ask_schedd(monkeypatch, {"AutoCluster": [["[ AutoClusterId = 7 ]"]], "GroupBy": [[IDLE_ROW]]})
+
+
+def test_jobs_without_an_autocluster_are_counted_by_their_own_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = row(AutoClusterId=None, JobCount=3, JobIds='"8.0 ... 8.2"')
+    asked = row(AutoClusterId=None, JobCount=3, JobIds='"8.0 ... 8.2"', RequestCpus=16)
+    answer = ask_schedd(
+        monkeypatch, {"GroupBy": [[IDLE_ROW, new], [asked]]}, known={"3.0": 1, "8.0": 2}, refused_since=0
+    )
+    assert kinds() == ["AutoCluster", "GroupBy", "GroupBy", "Default"]
+    found = {group["idle"]: group for group in answer["groups"]}
+    assert "RequestCpus = 16" in found[3]["ad"]
+    assert (found[3]["autoclusters"], found[3]["refused"], found[3]["rejected"]) == ({}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "rejected"),
+    [
+        ("no match found", True),
+        ("no match found |1|3.0|", True),
+        ("insufficient priority", True),
+        ("PREEMPTION_REQUIREMENTS == False", True),
+        ("submitter limit exceeded", False),
+        ("concurrency limit atlas reached", False),
+    ],
+)
+def test_a_refusal_is_a_rejection_only_if_nothing_was_free(
+    monkeypatch: pytest.MonkeyPatch, reason: str, rejected: bool
+) -> None:
+    other = row(AutoClusterId=2, JobCount=1, JobIds='"4.0"')
+    said = [f'[ AutoClusterId = 1; LastRejMatchReason = "{reason}" ]', "[ ClusterId = 3 ]"]
+    answers = {"GroupBy": [[IDLE_ROW, other]], "Default": [said]}
+    answer = ask_schedd(monkeypatch, answers, known={"3.0": 1, "4.0": 1}, refused_since=1000)
+    (kind, constraint, _) = AskedSchedd.questions[2]
+    assert (kind, constraint.rpartition(" && ")[2]) == ("Default", "LastRejMatchTime >= 1000")
+    verdicts = {group["idle"]: (group["refused"], group["rejected"]) for group in answer["groups"]}
+    assert verdicts == {5: (True, rejected), 1: (False, False)}
+
+
+def test_a_group_is_known_again_whatever_becomes_of_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ask_schedd(monkeypatch, {"GroupBy": [[IDLE_ROW]]})["groups"][0]["key"]
+    moved = row(AutoClusterId=2, JobCount=900, JobIds='"70.0"')
+    swapped = ["[ AutoClusterId = 2; RequestCpus = 8 ]"]
+    assert ask_schedd(monkeypatch, {"AutoCluster": [swapped], "GroupBy": [[moved]]})["groups"][0]["key"] == first
+    for other in (
+        row(Owner='"b"', JobCount=5),
+        row(OpportunisticVO='"lhcb"', JobCount=5),
+        row(AutoClusterId=2, JobCount=1),
+    ):
+        assert ask_schedd(monkeypatch, {"GroupBy": [[other]]})["groups"][0]["key"] != first
+
+
+def test_a_silent_schedds_qdates_are_kept_for_the_next_time(tokens: Path, closed_port: int) -> None:
+    schedd = Schedd("gone", "", "")
+    answers = tier1.read_demand(
+        pool(tokens, closed_port), [schedd], TAG, known={"gone": {"1.0": 5}, "other": {"2.0": 6}}
+    )
+    assert tier1.qdates(answers) == {"gone": {"1.0": 5}}
