@@ -13,7 +13,7 @@ from htcebridge.config import Config, Resource
 from htcebridge.errors import ConfigError
 from htcebridge.matching import walltime_expression
 from htcebridge.model import Limits, Shape
-from htcebridge.slurm import format_minutes
+from htcebridge.slurm_text import format_minutes
 from htcebridge.templates import classad_string, render
 
 # Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first.
@@ -22,8 +22,8 @@ SIGNAL_BEFORE_END_S = 180
 _LINUX = {"Arch": "X86_64", "OpSys": "LINUX", "HasFileTransfer": True, "PartitionableSlot": True}
 
 
-def limits(name: str, resource: Resource, node_hours_left: float | None = None) -> Limits:
-    """A resource as the planner sees it."""
+def limits(name: str, resource: Resource) -> Limits:
+    """A resource as the configuration bounds it."""
     minimum = resource.min_walltime
     return Limits(
         name=name,
@@ -35,7 +35,6 @@ def limits(name: str, resource: Resource, node_hours_left: float | None = None) 
         max_new_per_cycle=0,
         min_walltime_s=int(minimum.total_seconds()) if minimum is not None else None,
         constant=resource.mode == "constant",
-        node_hours_left=node_hours_left,
     )
 
 
@@ -129,6 +128,8 @@ def identity(config: Config, name: str) -> dict[str, object]:
 def startd_config(config: Config, name: str) -> str:
     """The HTCondor configuration of this resource's pilots. Raises ConfigError."""
     resource = resource_of(config, name)
+    if resource.executor is not None:
+        raise ConfigError(f"resource {name} has no startd of ours: its pilots run {resource.executor}")
     return render(
         "startd_configs/generic.conf.j2",
         config=config,
@@ -145,19 +146,24 @@ def script(config: Config, name: str) -> str:
     resource = resource_of(config, name)
     variable, rest = _scratch(resource.scratch)
     margin = int(resource.margin.total_seconds())
+    head = {
+        "config": config,
+        "resource": resource,
+        "name": name,
+        "gres": _gres(resource),
+        "minutes": lambda duration: format_minutes(int(duration.total_seconds())),
+        "seconds": lambda duration: int(duration.total_seconds()),
+        "signal_s": min(SIGNAL_BEFORE_END_S, max(30, margin - 30)),
+        "log_dir": expand(resource.shared_dir, "shared_dir") / "logs",
+        "scratch_variable": variable,
+        "scratch_rest": rest,
+    }
+    if resource.executor is not None:
+        return render("slurm_scripts/executor.sh.j2", **head, executor=expand(resource.executor, "executor"))
     return render(
         "slurm_scripts/pilot.sh.j2",
-        config=config,
-        resource=resource,
-        name=name,
-        gres=_gres(resource),
-        minutes=lambda duration: format_minutes(int(duration.total_seconds())),
-        seconds=lambda duration: int(duration.total_seconds()),
-        signal_s=min(SIGNAL_BEFORE_END_S, max(30, margin - 30)),
-        log_dir=expand(resource.shared_dir, "shared_dir") / "logs",
+        **head,
         token_file=expand(resource.token_file, "token_file"),
-        scratch_variable=variable,
-        scratch_rest=rest,
         condor_kind=resource.condor.partition(":")[0],
         condor_path=resource.condor.partition(":")[2],
         startd_config=startd_config(config, name),

@@ -1,15 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2317
 # What pilot.sh.j2 calls; put into it as it stands.
 
-say() { printf '%s %s\n' "$(date +%FT%T)" "$*"; }
-
-# finish CODE REASON: the one line that the controller reads, and the exit code that sacct keeps.
-finish() {
-  OUTCOME="code=$1 reason=$2"
-  say "htcebridge-outcome $OUTCOME"
-  exit "$1"
-}
-
 # leave SIGNAL REASON: tell condor_master, and nobody else. A raw signal to a payload would complete its job.
 leave() {
   WHY=$2
@@ -21,6 +12,7 @@ leave() {
 clean_up() {
   local code=$?
   trap '' TERM INT USR1
+  [ -z "$WATCHER" ] || kill "$WATCHER" 2> /dev/null
   if [ -n "$MASTER" ]; then
     kill -QUIT "$MASTER" 2> /dev/null
     for _ in {1..20}; do
@@ -33,15 +25,74 @@ clean_up() {
     if [ -z "$SENTINEL" ] || ! kill -0 "$SENTINEL" 2> /dev/null; then break; fi
     sleep 0.5
   done
-  [ -n "$OUTCOME" ] || say "htcebridge-outcome code=$code reason=the script ended unexpectedly"
-  if [ -n "${JOINING:-}" ]; then say_goodbye; fi
-  if [ -d "$PILOT_DIR" ]; then
-    if [ "$code" -ne 0 ]; then
-      tail -n 200 "$PILOT_DIR"/log/MasterLog "$PILOT_DIR"/log/StartLog 2> /dev/null
-    fi
-    cd / && rm -rf -- "$PILOT_DIR"
+  if [ "$code" -ne 0 ]; then
+    tail -n 200 "$PILOT_DIR"/log/MasterLog "$PILOT_DIR"/log/StartLog 2> /dev/null
   fi
+  if [ -n "${JOINING:-}" ]; then say_goodbye; fi
+  # Before rm: what jobs left may take longer to remove than Slurm waits with its KILL.
+  conclude "$code" "$(joined && echo yes || echo no)" "$(jobs_started)"
+  if [ -d "$PILOT_DIR" ]; then cd / && rm -rf -- "$PILOT_DIR"; fi
 }
+
+# joined: true once the collector has shown this pilot, or a job has come to it.
+joined() { [ -e "$PILOT_DIR/joined" ] || [ "$(jobs_started)" -gt 0 ]; }
+
+# How many jobs the startd has started: one such line each in its log, rotated parts included (23.9, 25.14).
+jobs_started() { cat "$PILOT_DIR"/log/StartLog* 2> /dev/null | grep -c 'Changing activity: Idle -> Busy'; }
+
+# watch INSTANCE.RESOURCE: what neither condor_master nor the startd does by itself, until the pilot ends. It must not
+# hang with the shared file system, so each look at the marks is a process of its own, one at a time.
+watch() {
+  local look='' seconds=0
+  while sleep 5; do
+    seconds=$((seconds + 5))
+    if [ "$((seconds % 15))" -eq 0 ] && ! { [ -n "$look" ] && kill -0 "$look" 2> /dev/null; }; then
+      look_for_marks "$1" &
+      look=$!
+    fi
+    if [ "$PILOT_DIR/drain.conf" -nt "$PILOT_DIR/told" ] && [ -e "$PILOT_DIR/log/.master_address" ]; then
+      : > "$PILOT_DIR/told"
+      kill -HUP "$MASTER" 2> /dev/null
+    fi
+    # DAEMON_SHUTDOWN ends a drained startd that has no jobs, and its address file goes with it. The master would
+    # notice with its own next update to the collector, and stay for three minutes at least.
+    if drained && [ ! -e "$PILOT_DIR/log/.startd_address" ]; then kill -TERM "$MASTER" 2> /dev/null; fi
+    [ -e "$PILOT_DIR/joined" ] || ! in_collector || : > "$PILOT_DIR/joined"
+  done
+}
+
+in_collector() {
+  [ -n "$(timeout 10 condor_status -limit 1 -constraint "PilotJobId =?= \"$PILOT_ID\"" -af Name 2> /dev/null)" ]
+}
+
+# look_for_marks INSTANCE.RESOURCE: leave in drain.conf, for the startd, what the marks in the shared directory say.
+# Returns 1 if the directory is gone; then what was seen last stays.
+look_for_marks() {
+  local reason='' ad known
+  if [ -e "$SHARED_DIR/STOP" ]; then
+    reason='stop'
+  elif [ -e "$SHARED_DIR/drain/$1" ]; then
+    reason='resource'
+  elif [ -e "$SHARED_DIR/drain/$PILOT_ID" ]; then
+    reason='pilot'
+  elif [ -e "$SHARED_DIR/drain/$PILOT_ID.tail" ]; then
+    reason='tail'
+  elif [ ! -d "$SHARED_DIR/logs" ]; then
+    # Slurm writes this pilot's log there: no mark is seen because nothing is.
+    return 1
+  fi
+  ad=$'PilotDraining = false\nPilotDrainReason = undefined'
+  [ -z "$reason" ] || ad=$'PilotDraining = true\nPilotDrainReason = "'$reason'"'
+  known=$(cat "$PILOT_DIR/drain.conf" 2> /dev/null)
+  if [ "$ad" = "$known" ]; then return 0; fi
+  { echo "$ad" > "$PILOT_DIR/drain.new"; } 2> /dev/null && mv "$PILOT_DIR/drain.new" "$PILOT_DIR/drain.conf"
+  # That it takes jobs from its start on is no news.
+  if [ -n "$known$reason" ]; then say "${reason:+drains: }${reason:-takes jobs again}"; fi
+}
+
+drained() { grep -q 'PilotDraining = true' "$PILOT_DIR/drain.conf"; }
+
+drain_reason() { sed -n 's/^PilotDrainReason = "\(.*\)"$/\1/p' "$PILOT_DIR/drain.conf"; }
 
 # Take this pilot's ads out of the collector. The startd does so itself unless it died hard (scancel can kill its
 # condor_procd with a broadcast TERM): its ads would stay for 15 minutes, and be matched.
@@ -53,17 +104,6 @@ say_goodbye() {
     timeout 10 condor_advertise "INVALIDATE_${what%:*}_ADS" "$PILOT_DIR/goodbye" > /dev/null \
       || say "the collector may still show the $(tr '[:upper:]' '[:lower:]' <<< "${what%:*}") of this pilot"
   done
-}
-
-# Seconds since the epoch at which Slurm ends this job. SLURM_JOB_END_TIME is there since 23.02.
-end_of_job() {
-  local text
-  if [ -n "${SLURM_JOB_END_TIME:-}" ]; then
-    echo "$SLURM_JOB_END_TIME"
-    return
-  fi
-  text=$(timeout 30 scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([^ ]*\).*/\1/p') || return 1
-  [ -n "$text" ] && [ "$text" != Unknown ] && date -d "$text" +%s
 }
 
 # MB that this job may use: what Slurm says, or less where a cgroup says less.
@@ -92,15 +132,6 @@ memory_given() {
   echo "$given"
 }
 
-# afuse mounts a repository when it is first touched; a hanging one must not hang the pilot.
-check_cvmfs() {
-  for _ in {1..6}; do
-    timeout 20 ls "/cvmfs/$1" > /dev/null 2>&1 && return
-    sleep 5
-  done
-  finish 11 "CVMFS repository $1 is not mounted"
-}
-
 # token_outlives FILE TIME: true if the token has no expiry or one after TIME. Reads the JWT's second part.
 token_outlives() {
   local payload expires
@@ -120,15 +151,4 @@ use_condor() {
   if [ -d "$1/libexec/condor" ]; then CONDOR_LIBEXEC=$1/libexec/condor; fi
   PATH=$1/bin:$1/sbin:${PATH:-/usr/bin:/bin}
   export PATH
-}
-
-# When a preemption's grace begins Slurm tells job steps only, not this script: a step that does nothing else
-# hears it, leaves a note and tells condor_master.
-start_sentinel() {
-  command -v srun > /dev/null || return 0
-  # shellcheck disable=SC2016  # expanded by the inner shell
-  srun --quiet --overlap --ntasks=1 --cpus-per-task=1 --mem=0 --gres=none --job-name=sentinel --export=ALL bash -c '
-    trap "date +%FT%T > \"\$2\"; kill -TERM \"\$1\"" TERM
-    while kill -0 "$1" 2> /dev/null; do sleep 1 & wait $!; done' sentinel "$MASTER" "$PILOT_DIR/announced" &
-  SENTINEL=$!
 }

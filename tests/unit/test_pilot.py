@@ -285,7 +285,7 @@ def test_start_accepts_the_grant_alone(config: Config) -> None:
 def test_every_setting_stands_on_a_line_of_its_own(make: Make) -> None:
     for variant in VARIANTS.values():
         for line in pilot.startd_config(make(**variant), "dcgp").splitlines():
-            assert re.match(r"#|$|use feature:\w+|[A-Za-z_.]\w*(\.\w+)? =", line), line
+            assert re.match(r"#|$|use feature:\w+|include ifexist : |[A-Za-z_.]\w*(\.\w+)? =", line), line
 
 
 def test_the_template_ad_is_a_classad(make: Make) -> None:

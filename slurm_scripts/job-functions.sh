@@ -1,0 +1,54 @@
+# shellcheck shell=bash disable=SC2034,SC2317
+# What every Slurm job of ours calls; put into its script as it stands.
+
+say() { printf '%s %s\n' "$(date +%FT%T)" "$*"; }
+
+# finish CODE REASON: the exit code that sacct keeps, and why. docs/pilot.md lists the codes.
+finish() {
+  REASON=$2
+  exit "$1"
+}
+
+# conclude CODE JOINED JOBS: the last line of the log, which the controller reads (htcebridge/outcome_line.py).
+conclude() {
+  say "htcebridge-outcome code=$1 joined=$2 jobs=$3 reason=${REASON:-the script ended unexpectedly}"
+}
+
+# billed_as ACCOUNT QOS PARTITION: end here if Slurm bills this job to something else. slurmdbd keeps accounts and
+# QOSes in lower case; a cluster without accounting sets no variable to compare.
+billed_as() {
+  local account=${SLURM_JOB_ACCOUNT:-$1} qos=${SLURM_JOB_QOS:-$2} partition=${SLURM_JOB_PARTITION:-$3}
+  [ "${account,,} ${qos,,} $partition" = "${1,,} ${2,,} $3" ] \
+    || finish 16 "billed to account $account, QOS $qos, partition $partition instead of $1, $2, $3"
+}
+
+# Seconds since the epoch at which Slurm ends this job. SLURM_JOB_END_TIME is there since 23.02.
+end_of_job() {
+  local text
+  if [ -n "${SLURM_JOB_END_TIME:-}" ]; then
+    echo "$SLURM_JOB_END_TIME"
+    return
+  fi
+  text=$(timeout 30 scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([^ ]*\).*/\1/p') || return 1
+  [ -n "$text" ] && [ "$text" != Unknown ] && date -d "$text" +%s
+}
+
+# afuse mounts a repository when it is first touched; a hanging one must not hang the pilot.
+check_cvmfs() {
+  for _ in {1..6}; do
+    timeout 20 ls "/cvmfs/$1" > /dev/null 2>&1 && return
+    sleep 5
+  done
+  finish 11 "CVMFS repository $1 is not mounted"
+}
+
+# start_sentinel PID: when a preemption's grace begins Slurm tells job steps only, not this script. A step that does
+# nothing else hears it, leaves a note and sends TERM to PID. It ends when $MASTER has ended.
+start_sentinel() {
+  command -v srun > /dev/null || return 0
+  # shellcheck disable=SC2016  # expanded by the inner shell
+  srun --quiet --overlap --ntasks=1 --cpus-per-task=1 --mem=0 --gres=none --job-name=sentinel --export=ALL bash -c '
+    trap "date +%FT%T > \"\$2\"; kill -TERM \"\$3\"" TERM
+    while kill -0 "$1" 2> /dev/null; do sleep 1 & wait $!; done' sentinel "$MASTER" "$PILOT_DIR/announced" "$1" &
+  SENTINEL=$!
+}

@@ -1,0 +1,240 @@
+"""Drain marks and last words of pilots: marks set by hand, pilots submitted by hand, real HTCondor and Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from htcebridge.pilot_logs import OutcomeLine, parse_outcome
+from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, IDLE, RUNNING, Chain, GridJob, wait_until
+
+pytestmark = pytest.mark.testbed
+
+# So long that no pilot of these tests leaves because it is idle; it updates the collector every 60 to 75 s.
+PATIENT = CONFIGURATION.replace('idle_timeout = "20s"', 'idle_timeout = "10m"')
+SHARED = "/leonardo/home/leo/pilots"
+# A FUSE file system whose daemon never answers: what touches it hangs, as on a parallel file system without servers.
+HANG = """
+import ctypes, os, sys, time
+fuse = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+if ctypes.CDLL(None, use_errno=True).mount(b"hang", sys.argv[1].encode(), b"fuse", 0, options):
+    sys.exit(os.strerror(ctypes.get_errno()))
+print("hangs", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def chain(chain: Chain) -> Chain:
+    chain.configure(PATIENT)
+    return chain
+
+
+def start(chain: Chain, *options: str) -> str:
+    """Submit one pilot as the controller would; its id."""
+    comment = "--comment=htcebridge:leonardo:dcgp:by-hand"
+    submit = f'mkdir -p {SHARED}/logs && {HTCEBRIDGE} render script dcgp | sbatch --parsable --array=1-1 {comment} "$@"'
+    done = chain.bed.on("edge", ["sh", "-c", submit, "sh", *options], user="leo")
+    return done.stdout.strip() + "_1"
+
+
+def mark(chain: Chain, name: str) -> None:
+    chain.bed.on("edge", ["sh", "-c", 'mkdir -p "${1%/*}" && touch "$1"', "sh", f"{SHARED}/{name}"], user="leo")
+
+
+def lift(chain: Chain, name: str) -> None:
+    chain.bed.on("edge", ["rm", f"{SHARED}/{name}"], user="leo")
+
+
+def advertised(chain: Chain, *attributes: str) -> list[str]:
+    """These attributes of the only pilot's partitionable slot, as the collector has them now."""
+    found = chain.bed.on(
+        "tier1", ["condor_status", "-constraint", "PartitionableSlot =?= True", "-af:,", *attributes]
+    ).stdout
+    return [field.strip() for field in found.strip().split(",")] if found.strip() else []
+
+
+def drains(chain: Chain, reason: str) -> None:
+    """Wait until the collector shows it."""
+    look = lambda: advertised(chain, "PilotDraining", "PilotDrainReason") == ["true", reason]  # noqa: E731
+    wait_until(look, 60, f"the pilot drains: {reason}", every=0.5)
+
+
+def takes_jobs(chain: Chain) -> None:
+    look = lambda: advertised(chain, "PilotDraining", "PilotDrainReason") == ["false", "undefined"]  # noqa: E731
+    wait_until(look, 60, "the pilot is in the pool and does not drain", every=0.5)
+
+
+def ran_once(chain: Chain, job: GridJob) -> bool:
+    """Whether a job runs, and has from its first start on. NumJobStarts is 0 for minutes (23.9, 25.14)."""
+    return chain.pool_jobs(job.ce, "JobStatus", "NumShadowStarts").get(job.id) == [str(RUNNING), "1"]
+
+
+def run(chain: Chain, jobs: list[GridJob]) -> None:
+    wait_until(lambda: chain.states(jobs) == [RUNNING] * len(jobs), 60, "the jobs run")
+
+
+def outcome(chain: Chain, pilot: str, seconds: float = 60) -> OutcomeLine:
+    """What a pilot says of itself once it has ended."""
+    wait_until(lambda: pilot not in chain.slurm_jobs(), seconds, f"pilot {pilot} has ended")
+    text = chain.bed.read("edge", f"{SHARED}/logs/{pilot}.out")
+    assert text.splitlines()[-1].split()[1] == "htcebridge-outcome", text
+    said = parse_outcome(text)
+    assert said is not None
+    return said
+
+
+def accounted(chain: Chain, pilot: str) -> str:
+    """State and exit code of an ended pilot in slurmdbd."""
+    look = ["sacct", "-X", "-n", "-P", "-j", pilot, "-o", "State,ExitCode"]
+    ended = lambda: [  # noqa: E731
+        line for line in chain.bed.on("edge", look, user="leo").stdout.split("\n") if line and "RUNNING" not in line
+    ]
+    return wait_until(ended, 30, "slurmdbd knows the end")[0]
+
+
+def left_on(chain: Chain, node: str) -> str:
+    """Processes of pilots and their directories on a node."""
+    look = "ps -u leo -o args= | grep -E 'condor_|htcebridge'; ls -d /scratch_local/*/htcebridge-* 2> /dev/null; true"
+    return chain.bed.on(node, ["sh", "-c", look]).stdout
+
+
+def test_each_mark_stops_new_jobs_and_lifting_it_takes_them_again(chain: Chain) -> None:
+    first = chain.submit(seconds=400)
+    pilot = start(chain)
+    run(chain, first)
+    for name, reason in (
+        ("drain/leonardo.dcgp", "resource"),
+        (f"drain/{pilot}", "pilot"),
+        (f"drain/{pilot}.tail", "tail"),
+    ):
+        mark(chain, name)
+        drains(chain, reason)
+        lift(chain, name)
+        takes_jobs(chain)
+    mark(chain, f"drain/{pilot}.tail")
+    drains(chain, "tail")
+    second = chain.submit(seconds=3)
+    wait_until(lambda: chain.states(second) == [IDLE], 60, "the second job is in the Tier-1 schedd")
+    with pytest.raises(AssertionError, match="not so after 20 s"):
+        wait_until(lambda: chain.states(second) != [IDLE], 20, "a drained pilot takes a job")
+    lift(chain, f"drain/{pilot}.tail")
+    wait_until(lambda: chain.done(second), 90, "the second job has run")
+    assert ran_once(chain, first[0]), "the first job ran on all the while"
+    (jobs_of_the_startd,) = advertised(chain, "JobStarts")
+    chain.bed.on("edge", ["scancel", "--batch", "--signal=USR1", pilot], user="leo")
+    said = outcome(chain, pilot)
+    assert (said.code, said.joined, said.jobs) == (0, True, int(jobs_of_the_startd))
+    assert said.jobs == 2
+
+
+def test_other_pilots_marks_drain_nobody(chain: Chain) -> None:
+    pilot = start(chain)
+    takes_jobs(chain)
+    job, task = pilot.split("_")
+    for name in (f"{job}_{task}0", job, f"{job}_{task}0.tail", "leonardo.booster", "other.dcgp", f".{pilot}.1.new"):
+        mark(chain, f"drain/{name}")
+    with pytest.raises(AssertionError, match="not so after 25 s"):
+        wait_until(lambda: advertised(chain, "PilotDraining") != ["false"], 25, "it drains")
+
+
+def test_the_kill_switch_lets_jobs_finish_and_no_pilot_join(chain: Chain) -> None:
+    jobs = chain.submit(seconds=40, count=3)
+    pilot = start(chain)
+    run(chain, jobs)
+    mark(chain, "STOP")
+    drains(chain, "stop")
+    waiting = chain.submit(seconds=1)
+    wait_until(lambda: chain.states(waiting) == [IDLE], 60, "another job is in the Tier-1 schedd")
+    late = start(chain)
+    assert outcome(chain, late) == OutcomeLine(0, False, 0, "drained (stop) before it joined")
+    assert pilot in chain.slurm_jobs(), "its jobs run on"
+    wait_until(lambda: chain.done(jobs), 90, "the jobs ended well")
+    assert outcome(chain, pilot) == OutcomeLine(0, True, 3, "drained (stop)")
+    assert accounted(chain, pilot) == accounted(chain, late) == "COMPLETED|0:0"
+    # The schedd tries to reuse the claim of a job that ended; the startd refuses, and 10 s later the job is idle again.
+    wait_until(lambda: chain.states(waiting) == [IDLE], 30, "the other job still waits")
+    assert not chain.startds()
+    assert left_on(chain, "lrdn0001") + left_on(chain, "lrdn0002") == ""
+
+
+def test_a_drained_pilot_without_jobs_leaves_its_node_at_once(chain: Chain) -> None:
+    pilot = start(chain)
+    takes_jobs(chain)
+    mark(chain, f"drain/{pilot}")
+    # 15 s between two looks at the marks, 5 s each to tell HTCondor and to see its startd gone, and some for its end.
+    assert outcome(chain, pilot, seconds=40) == OutcomeLine(0, True, 0, "drained (pilot)")
+    assert accounted(chain, pilot) == "COMPLETED|0:0"
+    assert not chain.startds()
+    assert left_on(chain, "lrdn0001") + left_on(chain, "lrdn0002") == ""
+
+
+def test_a_vanished_shared_directory_changes_nothing(chain: Chain) -> None:
+    first = chain.submit(seconds=100)
+    pilot = start(chain)
+    run(chain, first)
+    chain.bed.on("edge", ["mv", SHARED, f"{SHARED}.gone"], user="leo")
+    try:
+        second = chain.submit(seconds=20)
+        wait_until(lambda: chain.done(second), 90, "the pilot takes jobs as before")
+        chain.bed.on("edge", ["mv", f"{SHARED}.gone", SHARED], user="leo")
+        mark(chain, f"drain/{pilot}")
+        drains(chain, "pilot")
+        chain.bed.on("edge", ["mv", SHARED, f"{SHARED}.gone"], user="leo")
+        with pytest.raises(AssertionError, match="not so after 25 s"):
+            wait_until(lambda: advertised(chain, "PilotDraining") == ["false"], 25, "it does not drain any more")
+    finally:
+        chain.bed.on("edge", ["sh", "-c", f"[ ! -d {SHARED}.gone ] || mv {SHARED}.gone {SHARED}"], user="leo")
+    assert pilot in chain.slurm_jobs()
+    assert ran_once(chain, first[0])
+
+
+@contextmanager
+def hanging(chain: Chain, node: str, path: str) -> Iterator[None]:
+    process = chain.bed.popen(node, ["python3", "-c", HANG, path], stdout=-1)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"hangs\n"
+        yield
+    finally:
+        chain.bed.on(node, ["umount", "-l", path], check=False)
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def test_a_hanging_shared_directory_hangs_no_pilot(chain: Chain) -> None:
+    pilot = start(chain)
+    takes_jobs(chain)
+    (machine,) = advertised(chain, "Machine")
+    with hanging(chain, machine.partition(".")[0], SHARED):
+        jobs = chain.submit(seconds=20)
+        run(chain, jobs)
+        wait_until(lambda: chain.done(jobs), 90, "the pilot works as before")
+        chain.bed.on("edge", ["scancel", "--batch", "--signal=USR1", pilot], user="leo")
+        assert outcome(chain, pilot, seconds=30).jobs == 1
+    assert left_on(chain, "lrdn0001") + left_on(chain, "lrdn0002") == ""
+
+
+def test_a_pilot_that_the_pool_refuses_says_that_it_never_joined(chain: Chain) -> None:
+    # The controller's own token allows READ alone.
+    token = chain.bed.on("edge", ["sh", "-c", "ls -d ~/.condor/tokens.d/*"], user="leo").stdout.split()[0]
+    patience = CONFIGURATION.replace("[pilot]\n", f'[pilot]\ntoken_file = "{token}"\n')
+    chain.configure(patience)
+    pilot = start(chain)
+    said = outcome(chain, pilot, seconds=120)
+    assert (said.code, said.joined, said.jobs) == (31, False, 0)
+    assert accounted(chain, pilot) == "FAILED|31:0"
+
+
+def test_a_pilot_that_would_be_billed_to_another_qos_ends_at_once(chain: Chain) -> None:
+    pilot = start(chain, "--hold")
+    chain.bed.on("edge", ["scontrol", "update", f"JobId={pilot}", "QOS=normal"], user="leo")
+    chain.bed.on("edge", ["scontrol", "release", pilot], user="leo")
+    said = outcome(chain, pilot)
+    assert (said.code, said.joined, said.jobs) == (16, False, 0)
+    assert "QOS normal" in said.reason
+    assert "instead of INF24_lhc_2, qos_lowprio, dcgp_usr_prod" in said.reason
+    assert accounted(chain, pilot) == "FAILED|16:0"
