@@ -1,74 +1,72 @@
-"""One cycle: observe, plan, act, record; and the loop around it.
+"""One cycle of the pressure controller - observe, plan, act, record - and the loop around it.
 
-The state lives in Slurm (each pilot's comment) and in the collector (each startd's Slurm job id), so a controller
-that is killed at any line starts again and sees its pilots.
+The pilots are in Slurm and in the collector. What a cycle cannot see there it keeps in `memory` and `ledger`, so a
+controller killed at any line starts again and goes on.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
-from htcebridge import config_file, pilot, planner, tier1
-from htcebridge.errors import BridgeError, ConfigError, ExitCode, UnknownState
-from htcebridge.lock import ControllerLock, Memory, recall
-from htcebridge.matching import Matcher, evaluate
-from htcebridge.model import (
-    Demand,
-    Group,
-    Limits,
-    Pilot,
-    PilotPhase,
-    Plan,
-    Policy,
-    ScheddAnswer,
-    SlurmJob,
-    Startd,
+from htcebridge import (
+    act,
+    config_file,
+    ghost,
+    ghost_view,
+    learn,
+    ledger,
+    marks,
+    observation,
+    pilot,
+    planner,
+    snapshots,
+    tier1,
 )
-from htcebridge.slurm import Billing, Slurm, Submission
+from htcebridge.config import Config
+from htcebridge.errors import BridgeError, ConfigError, ExitCode, UnknownState
+from htcebridge.ledger import Entry, Ledger
+from htcebridge.lock import ControllerLock
+from htcebridge.memory import Memory, recall, remember
+from htcebridge.model import Demand, Pilot, Plan, Situation, SlurmJob
+from htcebridge.notify import Notifier
+from htcebridge.observation import Negotiator, Observation
+from htcebridge.pilot_logs import prune_logs
+from htcebridge.situation import Marks, build
+from htcebridge.slurm import Slurm
 from htcebridge.units import format_duration
-
-if TYPE_CHECKING:
-    from htcebridge.config import Config, Resource
 
 log = logging.getLogger("htcebridge")
 
-# Slurm's job states (squeue(1), JOB STATE CODES). A state that is in none of these is unknown: not supply, shown.
-_PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
-_RUNNING = {"RUNNING", "EXPEDITING"}
-_ENDED = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "LAUNCH_FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "RECONFIG_FAIL",
-    "REVOKED",
-    "TIMEOUT",
-}
+_TIDY_S = 3600
+_KEEP_LOGS_DAYS = 7
+_KEEP_LOGS_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What one cycle saw. `now` in seconds since the epoch."""
+class Look:
+    """A plan and what it rests on. `situation` is None and the plan held where something is unknown.
 
-    now: int
-    demand: Demand
-    pilots: tuple[Pilot, ...]
-    schedds: frozenset[str] = frozenset()
-    """The schedds that the collector knows now."""
+    `memory` is what the next cycle should know, `entries` the ledger with what this look has found out of it;
+    `problems` are sentences for a person.
+    """
+
+    plan: Plan
+    problems: tuple[str, ...]
+    memory: Memory
+    situation: Situation | None = None
+    entries: tuple[Entry, ...] = ()
+    listed: frozenset[str] = frozenset()
+    """Ids of all jobs of this user that Slurm lists, other instances' too."""
+    negotiator: Negotiator | None = None
 
 
 @dataclass(frozen=True)
@@ -81,178 +79,196 @@ class CycleResult:
     exit_code: ExitCode = ExitCode.OK
 
 
-def pool(config: Config) -> tier1.Pool:
-    """The Tier-1 as the configuration names it. Raises ConfigError."""
-    return tier1.Pool(
-        collector=config.tier1.collector,
-        token_directory=pilot.expand(config.tier1.token_directory, "tier1.token_directory"),
-        schedds=config.tier1.schedds,
-        schedd_constraint=config.tier1.schedd_constraint,
-        timeout_s=config.tier1.timeout.total_seconds(),
-    )
-
-
-def read_demand(config: Config, schedds: Sequence[tier1.Schedd], now: int) -> Demand:
-    """Ask these schedds what waits, and match it against each resource."""
-    grant = config.grant
-    tag = tier1.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
-    answers = tier1.read_demand(pool(config), schedds, tag)
-    version = next((schedd.version for schedd in schedds if schedd.version), "")
-    matcher = Matcher({name: pilot.template_ad(config, name, version) for name in config.resources})
-    groups = _merged(group for answer in answers for group in _groups(answer, matcher, config, now))
-    return Demand(
-        groups=tuple(sorted(groups, key=lambda group: (-group.idle, -group.running, group.owner, group.walltime_s))),
-        schedds=tuple(ScheddAnswer(answer.schedd, answer.seconds, answer.error) for answer in answers),
-    )
-
-
-def observe(config: Config, slurm: Slurm, now: int, memory: Memory) -> Observation:
-    """Read Slurm, the collector and all schedds. Raises UnknownState if Slurm, the collector or all schedds fail."""
-    tier1.check_tokens(pool(config).token_directory)
-    jobs = slurm.jobs()
-    view = tier1.read_pool(pool(config), config.pressure.instance)
-    schedds = with_absent(config, view.schedds, now, memory)
-    demand = read_demand(config, schedds, now)
-    if not any(schedd.ok for schedd in demand.schedds):
-        raise UnknownState("; ".join(f"schedd {schedd.name}: {schedd.error}" for schedd in demand.schedds))
-    boot_timeout_s = config.pressure.boot_timeout.total_seconds()
-    pilots = tuple(join(jobs, view.startds, now, boot_timeout_s))
-    return Observation(now, demand, pilots, frozenset(schedd.name for schedd in view.schedds if schedd.address))
-
-
-def with_absent(config: Config, schedds: Sequence[tier1.Schedd], now: int, memory: Memory) -> tuple[tier1.Schedd, ...]:
-    """These schedds and the ones that the collector knew lately: their jobs are unknown, not gone."""
-    there = {schedd.name for schedd in schedds}
-    oldest = now - config.tier1.remember_schedds.total_seconds()
-    absent = () if config.tier1.schedds else (name for name, seen in memory.schedds.items() if seen >= oldest)
-    return (*schedds, *(tier1.Schedd(name, "", "") for name in sorted(absent) if name not in there))
-
-
-def join(jobs: Iterable[SlurmJob], startds: Iterable[Startd], now: int, boot_timeout_s: float) -> list[Pilot]:
-    """Slurm's view and the collector's view of each pilot, side by side."""
-    by_id = {startd.pilot_id: startd for startd in startds}
-    pilots = []
-    for job in jobs:
-        startd = by_id.get(job.id)
-        phase = _phase(job, startd, now, boot_timeout_s)
-        pilots.append(Pilot(job, phase, startd if phase is PilotPhase.JOINED else None))
-    return pilots
-
-
-def _phase(job: SlurmJob, startd: Startd | None, now: int, boot_timeout_s: float) -> PilotPhase:
-    if job.state in _ENDED:
-        return PilotPhase.ENDED
-    if job.state in _PENDING:
-        # It started, and joined, between the two looks.
-        return PilotPhase.JOINED if startd else PilotPhase.PENDING
-    if job.state not in _RUNNING:
-        return PilotPhase.LEAVING
-    if startd:
-        return PilotPhase.JOINED
-    started = job.started if job.started is not None else now
-    return PilotPhase.BOOTING if now - started <= boot_timeout_s else PilotPhase.LOST
-
-
-def decide(config: Config, slurm: Slurm, seen: Observation, surplus: Mapping[str, int]) -> Plan:
-    """The plan for what was seen. Raises UnknownState if a resource's node-hours cannot be read."""
-    limits = {name: _limits(config, slurm, name, seen) for name in config.resources}
-    policy = Policy(
-        min_fill=config.pressure.min_fill,
-        max_wait_s=int(config.pressure.max_wait.total_seconds()),
-        surplus_cycles=config.pressure.surplus_cycles,
-    )
-    return planner.plan(seen.demand, seen.pilots, limits, policy, seen.now, surplus)
-
-
-def _limits(config: Config, slurm: Slurm, name: str, seen: Observation) -> Limits:
-    resource = config.resources[name]
-    left = None
-    if resource.max_node_hours is not None:
-        billing = Billing(resource.job_name, resource.account, resource.partition, resource.qos)
-        ended = slurm.node_hours(name, billing, resource.node_hours_since)
-        live = sum(
-            _promised_s(each.job, resource)
-            for each in seen.pilots
-            if each.job.resource == name and each.phase is not PilotPhase.ENDED
-        )
-        left = resource.max_node_hours - ended - live / 3600
-    return replace(pilot.limits(name, resource, left), max_new_per_cycle=config.pressure.max_new_per_cycle)
-
-
-def _promised_s(job: SlurmJob, resource: Resource) -> float:
-    """What a live pilot may use in all."""
-    if job.started is not None and job.ends is not None:
-        return job.ends - job.started
-    return job.time_limit_s if job.time_limit_s is not None else resource.walltime.total_seconds()
-
-
-@dataclass(frozen=True)
-class Look:
-    """A plan and what it rests on. `seen` is None and the plan held where something is unknown."""
-
-    plan: Plan
-    problems: tuple[str, ...]
-    seen: Observation | None = None
-
-
 def look(config: Config) -> Look:
     """Observe and plan, change nothing. Raises ConfigError for what only the admin can mend."""
     if not config.resources:
         raise ConfigError("no [resource.NAME] in the configuration: nothing to start pilots on")
-    _check_pilots_can_start(config)
-    slurm, memory = Slurm(config.pressure.instance), recall(config)
+    check_pilots_can_start(config)
+    slurm, now = Slurm(config.pressure.instance), int(time.time())
+    memory = replace(recall(config), looked=now)
+    pilots: Sequence[Pilot] = ()
     try:
-        seen = observe(config, slurm, int(time.time()), memory)
-        return Look(decide(config, slurm, seen, memory.surplus), _silent_schedds(seen.demand), seen)
-    except UnknownState as error:
-        return Look(planner.hold(str(error), config.resources), (str(error),))
+        lying = _marks(config)
+        entries = Ledger(config).entries()
+        queue = slurm.queue(_shared_accounts(memory))
+        pilots = observation.join(queue.ours, (), now, config)
+        seen = Observation(now, Demand((), ()), tuple(pilots), tuple(queue.others))
+        if lying.stop is None:
+            seen = _with_pool(config, seen, queue.ours, memory)
+            pilots = seen.pilots
+        memory, entries = learn.learn(config, slurm, memory, entries, seen)
+    except ConfigError:
+        raise
+    except BridgeError as error:
+        return Look(planner.hold(str(error), config.resources, pilots), (str(error),), memory)
+    situation, alarms = build(config, seen, memory, entries, lying)
+    plan = planner.plan(situation)
+    problems = (*observation.silent_schedds(seen.demand), *alarms)
+    if seen.negotiator is not None:
+        problems = (*problems, *seen.negotiator.alarms)
+    if lying.stop is not None:
+        problems = (f"stopped: {lying.stop}; `htcebridge pressure resume` lifts it", *problems)
+    listed = frozenset([each.id for each in queue.ours] + [each.id for each in queue.others])
+    return Look(
+        plan, problems, replace(memory, streaks=plan.streaks), situation, tuple(entries), listed, seen.negotiator
+    )
 
 
-def cycle(config: Config, lock: ControllerLock) -> CycleResult:
-    """One cycle: observe, plan, act, record. Raises ConfigError for what only the admin can mend."""
+def _shared_accounts(memory: Memory) -> list[str]:
+    """Accounts in which a limit of the whole account is in force: then others' jobs in it count too."""
+    return sorted({account for read in memory.slurm_limits.values() for account in read.limits.watch})
+
+
+def _marks(config: Config) -> Marks:
+    """What lies on the shared file system. Raises BridgeError if it cannot be seen: no answer is not no mark."""
+    drained: dict[str, str] = {}
+    tail: set[str] = set()
+    shared = shared_directories(config)
+    for mark in (mark for directory in shared for mark in marks.marks(directory)):
+        if mark.kind is marks.Kind.TAIL:
+            tail.add(mark.name)
+        elif mark.kind is marks.Kind.RESOURCE:
+            drained[mark.name] = f"{mark.who}: {mark.why}"
+    names = {marks.resource_mark(config.pressure.instance, name): name for name in config.resources}
+    return Marks(
+        stop=marks.read_stop(shared),
+        drained={names[mark]: why for mark, why in drained.items() if mark in names},
+        tail=frozenset(tail),
+    )
+
+
+def shared_directories(config: Config) -> list[Path]:
+    """Where the pilots of this configuration look for marks, as far as it is there already."""
+    expanded = {pilot.expand(each.shared_dir, "shared_dir") for each in config.resources.values()}
+    # A first cycle finds none; where the file system itself is missing the directory above is not there either.
+    return sorted(path for path in expanded if path.exists() or not path.parent.is_dir())
+
+
+def _with_pool(config: Config, seen: Observation, jobs: Sequence[SlurmJob], memory: Memory) -> Observation:
+    """What the Tier-1 says. Raises UnknownState if the collector or all schedds are silent."""
+    view = tier1.read_pool(observation.pool(config), config.pressure.instance, config.grant.vo_attribute)
+    schedds = observation.with_absent(config, view.schedds, seen.now, memory.schedds)
+    asks_negotiator = config.pressure.demand_source == "negotiator"
+    window_s = ghost.window_s(config, view) if asks_negotiator else None
+    answers = observation.ask_schedds(config, schedds, memory.qdates, seen.now, window_s)
+    if not any(answer.error is None for answer in answers):
+        raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
+    groups = observation.matched(config, schedds, answers, seen.now)
+    version = observation.version_of(schedds)
+    says = Negotiator(view.ghosts, version, {})
+    if asks_negotiator:
+        found, tracks = ghost.read(config, view, answers, memory.ghosts, version, seen.now)
+        says = replace(says, tracks=tracks, alarms=tuple(ghost_view.disagreements(groups, found)))
+        groups = ghost_view.confirmed(groups, found)
+    return replace(
+        seen,
+        demand=observation.demand_of(groups, answers),
+        pilots=tuple(observation.join(jobs, view.startds, seen.now, config)),
+        schedds=frozenset(schedd.name for schedd in view.schedds if schedd.address),
+        qdates=tier1.qdates(answers),
+        negotiator=says,
+    )
+
+
+def cycle(config: Config, lock: ControllerLock, record: Path | None = None) -> CycleResult:
+    """One cycle: observe, plan, act, record. Raises ConfigError for what only the admin can mend.
+
+    `record`: a file to which situation and plan are appended, for `htcebridge simulate --replay`.
+    """
     plan_id = f"{int(time.time()):x}{secrets.token_hex(2)}"
+    learn.apply_resets(config)
     found = look(config)
     _log_plan(plan_id, found.plan)
-    if found.seen is None:
+    if found.situation is None:
+        remember(config, replace(recall(config), looked=found.memory.looked))
         return CycleResult(found.plan, plan_id, found.problems, ExitCode.TEMPFAIL)
-    problems = (*found.problems, *_act(config, found.plan, plan_id, lock))
-    lock.remember(_memory(config, found.plan, found.seen))
-    return CycleResult(found.plan, plan_id, problems, ExitCode.PROBLEM if problems else ExitCode.OK)
+    problems = list(found.problems)
+    if record is not None:
+        problems += _record(record, found.situation, found.plan)
+    memory, failures = _act(config, found, plan_id, lock)
+    problems += failures
+    problems += _ghosts(config, found, int(time.time()))
+    memory, failures = _tidied(config, found, memory)
+    problems += failures
+    remember(config, memory)
+    return CycleResult(found.plan, plan_id, tuple(problems), ExitCode.PROBLEM if problems else ExitCode.OK)
 
 
-def _memory(config: Config, plan: Plan, seen: Observation) -> Memory:
-    oldest = seen.now - config.tier1.remember_schedds.total_seconds()
-    known = {name: when for name, when in recall(config).schedds.items() if when >= oldest}
-    return Memory(dict(plan.surplus), {**known, **dict.fromkeys(seen.schedds, seen.now)})
+def _act(config: Config, found: Look, plan_id: str, lock: ControllerLock) -> tuple[Memory, list[str]]:
+    """Settle what is known by now, cancel what would be billed by mistake, then do what the plan says."""
+    memory, plan = found.memory, found.plan
+    if found.situation is None:
+        return memory, []
+    book = Ledger(config)
+    try:
+        for entry in ledger.unsettled(book.entries()):
+            known = next((each.outcome for each in found.entries if each.key == entry.key), "")
+            if known:
+                book.settle(entry, known)
+                log.info("plan=%s resource=%s settled job=%s", entry.plan_id, entry.resource, known)
+        if found.situation.stop is not None:
+            memory = act.tell_executors(config, found.situation.pilots, memory)
+        wrong = act.misbilled(found.situation.pilots, found.entries)
+        memory = act.cancel_misbilled(config, wrong, memory)
+    except BridgeError as error:
+        return memory, [str(error)]
+    said = [f"resource {name}: {cases[0][1]}: cancelled, and the resource disabled" for name, cases in wrong.items()]
+    served = {name: each for name, each in plan.resources.items() if name not in wrong}
+    memory, failures = act.carry_out(config, replace(plan, resources=served), plan_id, memory, lock)
+    return memory, said + failures
 
 
-def _act(config: Config, plan: Plan, plan_id: str, lock: ControllerLock) -> list[str]:
-    """Submit and cancel what the plan says; one resource's failure does not stop the others."""
-    slurm = Slurm(config.pressure.instance)
-    failures = []
-    for name, decision in plan.resources.items():
+def _tidied(config: Config, found: Look, memory: Memory) -> tuple[Memory, list[str]]:
+    """Now and then remove what is left of pilots that are gone: marks, logs, lines of the ledger."""
+    now = memory.looked
+    if now - memory.pruned < _TIDY_S:
+        return memory, []
+    try:
+        for directory in shared_directories(config):
+            marks.sweep(directory, found.listed, now)
+            prune_logs(directory, _KEEP_LOGS_DAYS, _KEEP_LOGS_BYTES, found.listed)
+        Ledger(config).prune(now)
+    except BridgeError as error:
+        return memory, [str(error)]
+    return replace(memory, pruned=now), []
+
+
+def _ghosts(config: Config, found: Look, now: int) -> list[str]:
+    """Keep the negotiator's offline slots as they should be: there while they are asked, gone otherwise."""
+    says = found.negotiator
+    try:
+        if says is not None and config.pressure.demand_source == "negotiator":
+            ghost.advertise(config, says.condor_version, says.ghosts, now)
+        elif says is not None and says.ghosts:
+            ghost.withdraw(config)
+    except BridgeError as error:
+        return [f"the negotiator cannot be asked: {error}"]
+    return []
+
+
+def _withdraw_ghosts(config: Config) -> None:
+    """When nobody will look at them any more. Where that fails their lifetime ends them."""
+    if config.pressure.demand_source == "negotiator":
         try:
-            if decision.submit:
-                pilot.expand(config.resources[name].shared_dir, "shared_dir").joinpath("logs").mkdir(
-                    parents=True, exist_ok=True
-                )
-                script = pilot.script(config, name)
-                submission = Submission(script, decision.submit, name, plan_id, decision.time_min_s)
-                job_id = slurm.submit(submission, lock.file)
-                log.info("plan=%s resource=%s submitted=%d job=%s", plan_id, name, decision.submit, job_id)
-            if decision.cancel:
-                slurm.cancel_pending(decision.cancel)
-                log.info("plan=%s resource=%s cancelled=%s", plan_id, name, ",".join(decision.cancel))
-        except (BridgeError, OSError) as error:
-            failures.append(f"resource {name}: {error}")
-    return failures
+            ghost.withdraw(config)
+        except BridgeError as error:
+            log.warning("the offline slots stay until they expire: %s", error)
 
 
-def run(path: Path, say: Callable[[str], None] = log.info) -> None:
+def _record(path: Path, situation: Situation, plan: Plan) -> list[str]:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(snapshots.dump(situation, plan) + "\n")
+    except OSError as error:
+        return [f"{path}: the cycle is not recorded: {error.strerror}"]
+    return []
+
+
+def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log.info) -> None:
     """Cycle for ever, until SIGTERM or SIGINT; both end it between two cycles. SIGHUP cycles at once.
 
     The file is read again before every cycle; a broken one is reported and the last good one kept. Raises ConfigError
-    for what would fail from the start.
+    for what would fail from the start, LockHeld if another controller takes over.
     """
     config = config_file.load(path)
     wake, ending = threading.Event(), threading.Event()
@@ -266,33 +282,80 @@ def run(path: Path, say: Callable[[str], None] = log.info) -> None:
 
     for signum, handler in ((signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, now)):
         signal.signal(signum, handler)
+    notifier = Notifier.from_environment()
     with ControllerLock(config) as lock:
-        _check_pilots_can_start(config)
-        say(f"controller {config.pressure.instance} runs, a cycle every {config.pressure.interval.total_seconds():g} s")
+        check_pilots_can_start(config)
+        say(
+            f"controller {config.pressure.instance} runs, a cycle every "
+            f"{format_duration(config.pressure.interval.total_seconds())}"
+        )
+        notifier.ready()
         known: tuple[str, ...] = ()
         while not ending.is_set():
             config, complaint = _reread(path, config)
-            problems = ((complaint,) if complaint else ()) + _surviving_cycle(config, lock)
+            lock.renew()
+            result = _surviving_cycle(config, lock, record)
+            problems = ((complaint,) if complaint else ()) + result.problems
             for problem in problems:
                 if problem not in known:
                     log.warning("%s", problem)
             if known and not problems:
                 log.info("all is well again")
             known = problems
-            wake.wait(config.pressure.interval.total_seconds())
-            wake.clear()
+            notifier.status(_status(result.plan, problems))
+            _sleep(config, wake, ending, notifier)
+        notifier.stopping()
+        _withdraw_ghosts(config)
     say(f"controller {config.pressure.instance} ended; its pilots live on and leave when they are idle")
 
 
-def _surviving_cycle(config: Config, lock: ControllerLock) -> tuple[str, ...]:
+def _sleep(config: Config, wake: threading.Event, ending: threading.Event, notifier: Notifier) -> None:
+    """Until the next cycle: an interval give or take a tenth, so that controllers do not fall into step; at once when
+    woken, but never sooner than min_interval after the last look at Slurm."""
+    interval_s = config.pressure.interval.total_seconds()
+    until = time.monotonic() + interval_s * random.uniform(0.9, 1.1)  # noqa: S311  no secret
+    earliest = time.monotonic() + config.pressure.min_interval.total_seconds()
+    while True:
+        notifier.alive()
+        now = time.monotonic()
+        if ending.is_set() or now >= max(until, earliest) or (wake.is_set() and now >= earliest):
+            wake.clear()
+            return
+        left = earliest - now if wake.is_set() else max(until, earliest) - now
+        most = notifier.watchdog_s / 3 if notifier.watchdog_s else left
+        (ending if wake.is_set() else wake).wait(max(0.0, min(left, most)))
+
+
+def wait_for_min_interval(config: Config) -> None:
+    """Before a single cycle: the rest of min_interval since anybody of this instance asked Slurm."""
+    least_s = config.pressure.min_interval.total_seconds()
+    since = time.time() - recall(config).looked
+    if 0 <= since < least_s:
+        log.info("Slurm was asked %.0f s ago: waiting for min_interval %s", since, format_duration(least_s))
+        time.sleep(least_s - since)
+
+
+def _status(plan: Plan, problems: Sequence[str]) -> str:
+    """One line for `systemctl status`."""
+    if plan.held:
+        return f"held: {plan.held}"
+    counts = [
+        f"{name}: {each.running} joined, {each.booting} booting, {each.pending} pending"
+        for name, each in plan.resources.items()
+    ]
+    return "; ".join([*counts, *problems[:1]])
+
+
+def _surviving_cycle(config: Config, lock: ControllerLock, record: Path | None) -> CycleResult:
     """A cycle whose failure must not end the controller."""
     try:
-        return cycle(config, lock).problems
+        return cycle(config, lock, record)
     except BridgeError as error:
-        return (str(error),)
+        why = str(error)
     except Exception as error:
         log.exception("a cycle failed; the next one starts afresh")
-        return (f"a cycle failed: {error}",)
+        why = f"a cycle failed: {error}"
+    return CycleResult(planner.hold(why, config.resources), "", (why,), ExitCode.PROBLEM)
 
 
 def _reread(path: Path, last_good: Config) -> tuple[Config, str | None]:
@@ -305,9 +368,13 @@ def _reread(path: Path, last_good: Config) -> tuple[Config, str | None]:
     return config, None
 
 
-def _check_pilots_can_start(config: Config) -> None:
+def check_pilots_can_start(config: Config) -> None:
     """What would make every pilot fail, found before the first is submitted. Raises ConfigError."""
+    tier1.check_tokens(observation.pool(config).token_directory)
     for resource in config.resources.values():
+        pilot.expand(resource.shared_dir, "shared_dir")
+        if resource.executor is not None:
+            continue
         token = pilot.expand(resource.token_file, "token_file")
         tier1.check_secret(token)
         expires = tier1.token_expiry(token)
@@ -316,62 +383,16 @@ def _check_pilots_can_start(config: Config) -> None:
                 f"{token}: expires {time.strftime('%Y-%m-%d %H:%M', time.localtime(expires))}, before a pilot of "
                 f"{format_duration(resource.walltime.total_seconds())} started now would end; replace it"
             )
-        pilot.expand(resource.shared_dir, "shared_dir")
-
-
-def _groups(answer: tier1.ScheddGroups, matcher: Matcher, config: Config, now: int) -> Iterable[Group]:
-    default_s = int(config.pilot.default_walltime.total_seconds())
-    for group in answer.groups:
-        job = evaluate(group.ad, config.demand.walltime, default_s)
-        resources, why_not = matcher.fit(group.ad)
-        yield Group(
-            shape=job.shape,
-            walltime_s=job.walltime_s,
-            owner=group.owner,
-            vo=group.vo,
-            idle=group.idle,
-            running=group.running,
-            oldest_s=max(0, now - group.oldest_qdate) if group.oldest_qdate is not None else 0,
-            resources=resources,
-            why_not=why_not,
-        )
-
-
-def _merged(groups: Iterable[Group]) -> list[Group]:
-    """Groups that differ in nothing that anybody sees become one."""
-    merged: dict[object, Group] = {}
-    for group in groups:
-        why_not = tuple(sorted(group.why_not.items()))
-        key = (group.shape, group.walltime_s, group.owner, group.vo, group.resources, why_not)
-        other = merged.get(key)
-        merged[key] = (
-            replace(
-                group,
-                idle=group.idle + other.idle,
-                running=group.running + other.running,
-                oldest_s=max(group.oldest_s, other.oldest_s),
-            )
-            if other
-            else group
-        )
-    return list(merged.values())
-
-
-def _silent_schedds(demand: Demand) -> tuple[str, ...]:
-    return tuple(
-        f"schedd {schedd.name}: {schedd.error}; its jobs are not counted, so nothing is cancelled"
-        for schedd in demand.schedds
-        if not schedd.ok
-    )
 
 
 def _log_plan(plan_id: str, plan: Plan) -> None:
     """One line per resource: loud where something is done, quiet where nothing changes."""
     for name, decision in plan.resources.items():
-        level = logging.INFO if decision.submit or decision.cancel else logging.DEBUG
+        busy = decision.submit or decision.cancel or decision.drain or decision.undrain
         log.log(
-            level,
-            "plan=%s resource=%s needed=%d running=%d booting=%d pending=%d submit=%d cancel=%d why=%r",
+            logging.INFO if busy else logging.DEBUG,
+            "plan=%s resource=%s needed=%d running=%d booting=%d pending=%d submit=%d cancel=%d drain=%d undrain=%d "
+            "why=%r",
             plan_id,
             name,
             decision.needed,
@@ -380,5 +401,7 @@ def _log_plan(plan_id: str, plan: Plan) -> None:
             decision.pending,
             decision.submit,
             len(decision.cancel),
+            len(decision.drain),
+            len(decision.undrain),
             "; ".join(decision.reasons),
         )

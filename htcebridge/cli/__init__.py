@@ -22,9 +22,12 @@ _COMMANDS = {
     "demand": ("demand", "What waits, who may run it, and why the rest can't."),
     "pressure": ("pressure", "Decide how many pilots to start, and start them."),
     "pilots": ("pilots", "Slurm jobs and startds side by side."),
+    "drain": ("drain", "Stop taking jobs, softly; reversible."),
+    "undrain": ("undrain", "Take jobs again."),
     "routes": ("routes", "The CE routes that tag jobs."),
     "explain": ("explain", "Why a job does or does not go to the HPC, clause by clause."),
     "render": ("render", "Print exactly what a pilot will run."),
+    "simulate": ("simulate", "Try a policy on a recorded or made-up workload."),
     "config": ("config", "Write, check and show the configuration."),
 }
 

@@ -1,4 +1,4 @@
-"""`htcebridge config`: write, check and show the configuration."""
+"""`htcebridge config`: write, check, show and import the configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from htcebridge.errors import ConfigError
 
 @click.group()
 def command() -> None:
-    """Write, check and show the configuration."""
+    """Write, check, show and import the configuration."""
 
 
 @command.command()
@@ -24,14 +24,7 @@ def init(file: Path | None) -> None:
     from htcebridge.config_example import example
 
     path = file or Path(config_file.PLACES[0]).expanduser()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as out:
-            out.write(example())
-    except FileExistsError:
-        raise ConfigError(f"{path} is there already; it is left as it is") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+    _write_new(path, example())
     click.echo(f"Wrote {path}. Edit it, then: htcebridge --config {path} config check")
 
 
@@ -59,3 +52,33 @@ def show(app: App, as_json: bool) -> None:
     else:
         click.echo(f"# from {app.path()}, defaults included")
         click.echo(dump(config), nl=False)
+
+
+@command.command("import")
+@click.argument("files", metavar="FILE.json...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Write it there. Overwrites nothing.")
+def import_(files: tuple[Path, ...], output: Path | None) -> None:
+    """Make a configuration of the old tool's JSON files and the scripts that they name."""
+    from htcebridge.legacy import import_files
+
+    imported = import_files(files)
+    for note in imported.notes:
+        click.echo(f"htcebridge: {note}", err=True)
+    if output is None:
+        click.echo(imported.text, nl=False)
+    else:
+        _write_new(output, imported.text)
+        click.echo(f"Wrote {output}. Fill in: {', '.join(imported.missing)}")
+        click.echo(f"Then: htcebridge --config {output} config check")
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet. Raises ConfigError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{path} is there already; it is left as it is") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None

@@ -10,12 +10,12 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.markup import escape
 
-from htcebridge import controller, tier1
+from htcebridge import observation, tier1
 from htcebridge.cli import App
 from htcebridge.cli.output import json_option, print_json, show, table, watch_option
 from htcebridge.config import Config
 from htcebridge.errors import ExitCode
-from htcebridge.lock import recall
+from htcebridge.memory import recall
 from htcebridge.model import Demand, Group
 from htcebridge.units import format_duration, format_megabytes, plural
 
@@ -34,9 +34,10 @@ def command(app: App, as_json: bool, watch: float | None) -> int:
 
     def read() -> Demand:
         now = int(time.time())
-        view = tier1.read_pool(controller.pool(config), config.pressure.instance)
-        schedds = controller.with_absent(config, view.schedds, now, recall(config))
-        last[:] = [controller.read_demand(config, schedds, now)]
+        view = tier1.read_pool(observation.pool(config), config.pressure.instance)
+        schedds = observation.with_absent(config, view.schedds, now, recall(config).schedds)
+        answers = observation.ask_schedds(config, schedds, {}, now)
+        last[:] = [observation.demand_of(observation.matched(config, schedds, answers, now), answers)]
         return last[0]
 
     if as_json:

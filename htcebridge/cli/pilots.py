@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import RenderableType
 
-from htcebridge import controller, tier1
+from htcebridge import observation, tier1
 from htcebridge.cli import App
 from htcebridge.cli.output import clock, json_option, print_json, show, table, watch_option
 from htcebridge.config import Config
@@ -27,9 +27,9 @@ def command(app: App, as_json: bool, watch: float | None, ended_too: bool) -> in
     config = app.config()
 
     def read() -> list[Pilot]:
-        jobs = Slurm(config.pressure.instance).jobs()
-        view = tier1.read_pool(controller.pool(config), config.pressure.instance)
-        pilots = controller.join(jobs, view.startds, int(time.time()), config.pressure.boot_timeout.total_seconds())
+        jobs = Slurm(config.pressure.instance).queue().ours
+        view = tier1.read_pool(observation.pool(config), config.pressure.instance)
+        pilots = observation.join(jobs, view.startds, int(time.time()), config)
         return [pilot for pilot in pilots if ended_too or pilot.phase is not PilotPhase.ENDED]
 
     if as_json:
@@ -54,7 +54,7 @@ def _row(pilot: Pilot) -> dict[str, Any]:
         "cpus": startd.total.cpus if startd else None,
         "cpus_busy": startd.total.cpus - startd.free.cpus if startd else None,
         "jobs": startd.jobs if startd else None,
-        "draining": not startd.accepting if startd else None,
+        "draining": startd.draining or not startd.accepting if startd else None,
         "phase": pilot.phase.value,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,12 +13,14 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.markup import escape
 
-from htcebridge import controller
+from htcebridge import controller, learn, marks, pilot
 from htcebridge.cli import App
 from htcebridge.cli.output import json_option, print_json, show, table
-from htcebridge.errors import ExitCode
+from htcebridge.config import Config
+from htcebridge.errors import BridgeError, ConfigError, ExitCode, LockHeld
 from htcebridge.lock import ControllerLock
 from htcebridge.model import Plan
+from htcebridge.units import plural
 
 
 @click.group()
@@ -42,17 +45,28 @@ def plan(app: App, as_json: bool) -> int:
     return _report(found.plan, found.problems)
 
 
-@command.command()
-@click.pass_obj
-def once(app: App) -> int:
-    """Do one cycle: observe, plan, submit and cancel. For cron.
+_record_option = click.option(
+    "--record",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append what was seen and decided to FILE, for `htcebridge simulate --replay FILE`.",
+)
 
-    Exit code 75 if something could not be observed and so nothing was done, or another controller is at work.
+
+@command.command()
+@_record_option
+@click.pass_obj
+def once(app: App, record: Path | None) -> int:
+    """Do one cycle: observe, plan, submit, cancel and drain. For cron.
+
+    Waits for pressure.min_interval if Slurm was asked a moment ago. Exit code 75 if something could not be observed
+    and so nothing was done, or another controller is at work.
     """
     config = app.config()
     _log_to_stderr(app.verbosity)
     with ControllerLock(config) as lock:
-        result = controller.cycle(config, lock)
+        controller.wait_for_min_interval(config)
+        result = controller.cycle(config, lock, record)
     if app.verbosity >= 0 and not result.plan.held:
         show(lambda: _picture(result.plan), None)
     for problem in result.problems:
@@ -61,15 +75,81 @@ def once(app: App) -> int:
 
 
 @command.command()
+@_record_option
 @click.pass_obj
-def run(app: App) -> int:
+def run(app: App, record: Path | None) -> int:
     """Do a cycle every pressure.interval, until SIGTERM or Ctrl-C. For systemd.
 
     The configuration is read again before each cycle. SIGHUP starts a cycle at once.
     """
     _log_to_stderr(app.verbosity)
-    controller.run(app.path())
+    controller.run(app.path(), record)
     return ExitCode.OK
+
+
+@command.command()
+@click.option("--reason", default="", metavar="TEXT", help="Why, for whoever finds it stopped.")
+@click.pass_obj
+def stop(app: App, reason: str) -> int:
+    """The kill switch: submit nothing, cancel what is pending, let running pilots finish their jobs and leave.
+
+    It holds until `pressure resume`, for every controller and pilot that uses the same shared_dir. Does one cycle at
+    once if no controller runs. `touch SHARED_DIR/STOP` does the same at the next cycle.
+    """
+    config = app.config()
+    for directory in _shared(config):
+        marks.set_stop(directory, reason or "htcebridge pressure stop")
+        click.echo(f"stopped: {marks.stop_mark(directory)}")
+    _log_to_stderr(app.verbosity)
+    try:
+        with ControllerLock(config) as lock:
+            result = controller.cycle(config, lock)
+    except LockHeld as error:
+        click.echo(f"{error}: its next cycle cancels what is pending")
+        return ExitCode.OK
+    cancelled = sum(len(each.cancel) for each in result.plan.resources.values())
+    click.echo(f"{plural(cancelled, 'pending pilot')} cancelled; running ones finish their jobs and leave")
+    if result.exit_code is ExitCode.TEMPFAIL:
+        for problem in result.problems:
+            click.echo(f"htcebridge: {problem}", err=True)
+        return ExitCode.TEMPFAIL
+    return ExitCode.OK
+
+
+@command.command()
+@click.pass_obj
+def resume(app: App) -> int:
+    """Lift the kill switch. Pilots that have not left yet take jobs again."""
+    lifted = [directory for directory in _shared(app.config()) if marks.lift_stop(directory)]
+    for directory in lifted:
+        click.echo(f"lifted: {marks.stop_mark(directory)}")
+    if not lifted:
+        click.echo("it was not stopped")
+    return ExitCode.OK
+
+
+@command.command()
+@click.argument("resource")
+@click.pass_obj
+def reset(app: App, resource: str) -> int:
+    """Give a disabled or backed-off RESOURCE its next chance: forget its failures, refusals and quarantine.
+
+    The next cycle does it.
+    """
+    config = app.config()
+    pilot.resource_of(config, resource)
+    try:
+        learn.request_reset(config, resource)
+    except OSError as error:
+        raise BridgeError(f"{config.pressure.state_dir}: cannot be written: {error.strerror}") from None
+    click.echo(f"{resource}: the next cycle forgets its failures")
+    return ExitCode.OK
+
+
+def _shared(config: Config) -> list[Path]:
+    if not config.resources:
+        raise ConfigError("no [resource.NAME] in the configuration: nothing to stop")
+    return sorted({pilot.expand(each.shared_dir, "shared_dir") for each in config.resources.values()})
 
 
 def as_document(decision: Plan, now: float) -> dict[str, Any]:
@@ -86,6 +166,12 @@ def as_document(decision: Plan, now: float) -> dict[str, Any]:
                 "submit": resource.submit,
                 "cancel": list(resource.cancel),
                 "reasons": list(resource.reasons),
+                "drain": list(resource.drain),
+                "undrain": list(resource.undrain),
+                "walltime_s": resource.walltime_s,
+                "time_min_s": resource.time_min_s,
+                "exclude": list(resource.exclude),
+                "lower_bound": resource.lower_bound,
             }
             for name, resource in decision.resources.items()
         },
@@ -96,10 +182,14 @@ def as_document(decision: Plan, now: float) -> dict[str, Any]:
 def _picture(decision: Plan) -> RenderableType:
     if decision.held:
         return f"[bold]Held:[/bold] {escape(decision.held)}\nNothing is submitted or cancelled on what is not known."
-    numbers = ("running", "booting", "pending", "needed", "submit", "cancel")
-    rows = table("Plan", ("resource", *numbers), numbers)
+    counts, lists = ("running", "booting", "pending", "needed", "submit"), ("cancel", "drain", "undrain")
+    rows = table("Plan", ("resource", *counts, *lists), (*counts, *lists))
     for name, resource in decision.resources.items():
-        rows.add_row(name, *(str(getattr(resource, field)) for field in numbers[:-1]), str(len(resource.cancel)))
+        rows.add_row(
+            name,
+            *(str(getattr(resource, field)) for field in counts),
+            *(str(len(getattr(resource, field))) for field in lists),
+        )
     reasons = [f"  {name}: {escape(why)}" for name, each in decision.resources.items() for why in each.reasons]
     return Lines(rows, "", *reasons)
 

@@ -24,7 +24,7 @@ IDLE, RUNNING, COMPLETED = 1, 2, 4
 CONFIGURATION = """
 [tier1]
 collector = "tier1.cr.example.org:9618"
-timeout = "8s"
+timeout = "15s"
 
 [[vo]]
 name = "cms"
@@ -41,7 +41,9 @@ placement = "only"
 
 [pressure]
 interval = "4s"
+min_interval = "1s"
 max_wait = "0s"
+either_min_age = "0s"
 surplus_cycles = 2
 
 [pilot]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from htcebridge import __version__, controller, tier1
+from htcebridge import __version__, controller, observation, tier1
 from htcebridge.cli import demand as demand_command
 from htcebridge.cli import output
 from htcebridge.cli import pressure as pressure_command
@@ -17,7 +18,7 @@ from htcebridge.config import Config
 from htcebridge.errors import ExitCode
 from htcebridge.lock import ControllerLock
 from htcebridge.model import Demand, Group, Plan, ResourcePlan, ScheddAnswer, Shape, Startd
-from htcebridge.slurm import SQUEUE_FORMAT
+from htcebridge.slurm_text import QUEUE_HEADER
 
 Run = Callable[..., object]
 
@@ -214,8 +215,9 @@ def test_a_held_plan_is_temporary_and_still_a_document(
     htcebridge_command: Run, example: Path, fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_command("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller", code=1)
+    Path(os.environ["WORK"]).mkdir()
     monkeypatch.setattr(tier1, "check_tokens", lambda _: None)
-    monkeypatch.setattr(controller, "_check_pilots_can_start", lambda _: None)
+    monkeypatch.setattr(controller, "check_pilots_can_start", lambda _: None)
     said = htcebridge_command("--config", example, "pressure", "plan", "--json")
     assert said.code == ExitCode.TEMPFAIL
     document = json.loads(said.out)
@@ -256,8 +258,10 @@ def test_demands_document_has_designs_keys(config: Config) -> None:
 
 
 def test_plans_document_has_designs_keys() -> None:
-    decision = ResourcePlan(3, 1, 1, 1, submit=1, cancel=("7_1",), reasons=("because",))
-    document = pressure_command.as_document(Plan({"dcgp": decision}, {}), 1_800_000_000.9)
+    decision = ResourcePlan(
+        3, 1, 1, 1, 1, ("7_1",), ("because",), 7200, 43200, ("lrdn0007",), ("8_1",), ("8_2",), lower_bound=1
+    )
+    document = pressure_command.as_document(Plan({"dcgp": decision}), 1_800_000_000.9)
     assert json.loads(json.dumps(document)) == {
         "schema": 1,
         "time": 1_800_000_000,
@@ -270,6 +274,12 @@ def test_plans_document_has_designs_keys() -> None:
                 "submit": 1,
                 "cancel": ["7_1"],
                 "reasons": ["because"],
+                "drain": ["8_1"],
+                "undrain": ["8_2"],
+                "walltime_s": 43200,
+                "time_min_s": 7200,
+                "exclude": ["lrdn0007"],
+                "lower_bound": 1,
             }
         },
         "held": None,
@@ -279,25 +289,12 @@ def test_plans_document_has_designs_keys() -> None:
 @pytest.fixture
 def two_pilots(fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """squeue lists two pilots, one of which is in the (replaced) collector."""
-    values = {
-        "%i": "7_1",
-        "%A": "8",
-        "%T": "RUNNING",
-        "%r": "None",
-        "%P": "p",
-        "%q": "q",
-        "%a": "a",
-        "%V": "1795366000",
-        "%S": "1795366011",
-        "%e": "1795395351",
-        "%l": "8:09:00",
-        "%N": "lrdn0002",
-    }
-    line = SQUEUE_FORMAT.replace("%k", "htcebridge:leonardo:dcgp:1")
-    for field, value in values.items():
-        line = line.replace(field, value)
-    pending = line.replace("7_1", "7_2").replace("RUNNING|None", "PENDING|Priority").replace("lrdn0002", "")
-    fake_command("squeue", stdout=f"{line}\n{pending}\n")
+    rows = (
+        f"7_1|RUNNING|p|q|a|{os.getuid()}|1795366000|1795366011|1795395351|8:09:00|lrdn0002|1|None|",
+        f"7_2|PENDING|p|q|a|{os.getuid()}|1795366000|N/A|N/A|8:09:00||1|Priority|",
+    )
+    lines = [QUEUE_HEADER, *(row + "htcebridge:leonardo:dcgp:1" for row in rows)]
+    fake_command("squeue", stdout="".join(f"{line}|;\n" for line in lines))
     joined = Startd("7_1", "slot1@x", "x", Shape(112, 490_000), Shape(72, 400_000), 5, 1795395000, accepting=False)
     schedds = (tier1.Schedd("ce01", "<1.2.3.4:9618>", "v"),)
     monkeypatch.setattr(tier1, "read_pool", lambda *_: tier1.PoolView(schedds, (joined,)))
@@ -335,7 +332,9 @@ def test_pilots_stand_on_one_line_each(htcebridge_command: Run, example: Path, t
 def demand_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     schedds = (tier1.Schedd("ce01", "<1.2.3.4:9618>", "v"),)
     monkeypatch.setattr(tier1, "read_pool", lambda *_: tier1.PoolView(schedds, ()))
-    monkeypatch.setattr(controller, "read_demand", lambda *_: DEMAND)
+    monkeypatch.setattr(observation, "ask_schedds", lambda *_: [])
+    monkeypatch.setattr(observation, "matched", lambda *_: [])
+    monkeypatch.setattr(observation, "demand_of", lambda *_: DEMAND)
 
 
 def test_demand_shows_reasons_and_silent_schedds(htcebridge_command: Run, example: Path, demand_shown: None) -> None:

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from htcebridge import controller, tier1
+from htcebridge import controller, marks, situation, tier1
 from htcebridge.config import Config
 from htcebridge.errors import ConfigError, ExitCode
-from htcebridge.lock import ControllerLock, Memory, recall
-from htcebridge.model import Demand, Group, Pilot, PilotPhase, ScheddAnswer, Shape, SlurmJob, Startd
-from htcebridge.slurm import Slurm
+from htcebridge.ledger import Entry, Ledger
+from htcebridge.lock import ControllerLock
+from htcebridge.memory import Memory, ReadLimits, Spent, recall, remember
+from htcebridge.model import Demand, Group, Outcome, Pilot, PilotPhase, ScheddAnswer, Shape, SlurmJob, Streaks
+from htcebridge.observation import Observation
+from htcebridge.situation import Marks
+from htcebridge.slurm_limits import SlurmLimits
+from htcebridge.slurm_text import QUEUE_HEADER
 
 NOW = 1_800_000_000
 HOUR = 3600
 SHAPE = Shape(8, 16000, 0, 1000)
+ACCOUNT, PARTITION, QOS = "INF24_lhc_2", "dcgp_usr_prod", "qos_lowprio"
 
 
 def slurm_job(state: str = "RUNNING", **changes: object) -> SlurmJob:
@@ -25,8 +33,8 @@ def slurm_job(state: str = "RUNNING", **changes: object) -> SlurmJob:
         plan_id="p",
         state=state,
         reason="None",
-        partition="dcgp_usr_prod",
-        qos="qos_lowprio",
+        partition=PARTITION,
+        qos=QOS,
         account="inf24_lhc_2",
         node="lrdn0001",
         submitted=NOW - 1000,
@@ -37,160 +45,110 @@ def slurm_job(state: str = "RUNNING", **changes: object) -> SlurmJob:
     return replace(job, **changes)
 
 
-def startd(pilot_id: str = "7_1") -> Startd:
-    return Startd(pilot_id, "slot1@x", "x", Shape(112, 490_000), Shape(112, 490_000), 0, NOW + HOUR, accepting=True)
+def pending(number: int, **changes: object) -> Pilot:
+    return Pilot(
+        slurm_job("PENDING", id=f"7_{number}", started=None, ends=None, node="", **changes), PilotPhase.PENDING
+    )
 
 
 def group(**changes: object) -> Group:
-    return replace(Group(SHAPE, HOUR, "cmspil", "cms", 5, 1, 60, ("dcgp",)), **changes)
+    return replace(Group(SHAPE, HOUR, "cmspil", "cms", 5, 1, 600, ("dcgp",)), **changes)
 
 
-def phase(job: SlurmJob, *startds: Startd) -> PilotPhase:
-    (pilot,) = controller.join([job], startds, NOW, boot_timeout_s=900)
-    return pilot.phase
+def waiting(*groups: Group) -> Demand:
+    return Demand(groups, (ScheddAnswer("ce01", 0.1),))
 
 
-# --------------------------------------------------------------------------- join
+def seen(*pilots: Pilot, idle: int = 14 * 20) -> Observation:
+    return Observation(NOW, waiting(group(idle=idle)), pilots)
 
 
-@pytest.mark.parametrize(
-    ("state", "alone", "with_startd"),
-    [
-        ("PENDING", PilotPhase.PENDING, PilotPhase.JOINED),
-        ("CONFIGURING", PilotPhase.PENDING, PilotPhase.JOINED),
-        ("REQUEUED", PilotPhase.PENDING, PilotPhase.JOINED),
-        ("RUNNING", PilotPhase.BOOTING, PilotPhase.JOINED),
-        ("COMPLETING", PilotPhase.LEAVING, PilotPhase.LEAVING),
-        ("SUSPENDED", PilotPhase.LEAVING, PilotPhase.LEAVING),
-        ("SOMETHING_NEW", PilotPhase.LEAVING, PilotPhase.LEAVING),
-        ("PREEMPTED", PilotPhase.ENDED, PilotPhase.ENDED),
-        ("COMPLETED", PilotPhase.ENDED, PilotPhase.ENDED),
-        ("NODE_FAIL", PilotPhase.ENDED, PilotPhase.ENDED),
-        ("TIMEOUT", PilotPhase.ENDED, PilotPhase.ENDED),
-    ],
-)
-def test_slurms_state_and_the_collector_give_the_phase(state: str, alone: PilotPhase, with_startd: PilotPhase) -> None:
-    assert phase(slurm_job(state)) is alone
-    assert phase(slurm_job(state), startd()) is with_startd
+def with_resource(config: Config, **changes: object) -> Config:
+    resource = config.resources["dcgp"].model_copy(update=changes)
+    return config.model_copy(update={"resources": {"dcgp": resource}})
 
 
-def test_a_pilot_that_has_not_joined_after_boot_timeout_is_lost() -> None:
-    assert phase(slurm_job(started=NOW - 900)) is PilotPhase.BOOTING
-    assert phase(slurm_job(started=NOW - 901)) is PilotPhase.LOST
-    assert phase(slurm_job(started=NOW - 901), startd()) is PilotPhase.JOINED
+def caps(config: Config, memory: Memory, *pilots: Pilot, entries: Iterable[Entry] = (), marks: Marks = Marks()):  # noqa: B008
+    built, _ = situation.build(config, seen(*pilots), memory, list(entries), marks)
+    return {cap.why: cap.room for cap in built.limits["dcgp"].caps}
 
 
-def test_a_running_pilot_whose_start_is_unknown_is_booting() -> None:
-    assert phase(slurm_job(started=None)) is PilotPhase.BOOTING
-
-
-def test_a_startd_belongs_to_the_pilot_of_its_job_id_alone() -> None:
-    jobs = [slurm_job(), slurm_job(id="7_2"), slurm_job(id="71")]
-    joined = controller.join(jobs, [startd("7_2"), startd("unknown")], NOW, 900)
-    assert [(each.job.id, each.startd is not None) for each in joined] == [("7_1", False), ("7_2", True), ("71", False)]
-
-
-def test_a_dead_pilots_ad_that_lingers_is_not_shown_as_its_startd() -> None:
-    (pilot,) = controller.join([slurm_job("PREEMPTED")], [startd()], NOW, 900)
-    assert pilot.startd is None
-
-
-# --------------------------------------------------------------------------- merging
-
-
-def test_groups_of_several_schedds_that_look_the_same_become_one() -> None:
-    (merged,) = controller._merged([group(idle=5, running=1, oldest_s=60), group(idle=7, running=2, oldest_s=90)])
-    assert (merged.idle, merged.running, merged.oldest_s) == (12, 3, 90)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"shape": Shape(9, 16000, 0, 1000)},
-        {"walltime_s": HOUR + 1},
-        {"owner": "other"},
-        {"vo": "atlas"},
-        {"resources": ()},
-        {"why_not": {"dcgp": "too long"}},
-    ],
-)
-def test_groups_that_differ_in_what_anybody_sees_stay_apart(change: dict[str, object]) -> None:
-    assert len(controller._merged([group(), group(**change)])) == 2
-
-
-def test_demand_of_every_schedd_is_matched_and_added_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    asks = 'OpportunisticSite = "leonardo"; RequestMemory = 1000; BatchRuntime = 3600; Requirements = true'
-    ad = f"[ {asks}; RequestCpus = %d ]"
-    rows = {
-        "ce01": [
-            tier1.JobGroup(ad % 8, "cmspil", "cms", 3, 1, NOW - 50),
-            tier1.JobGroup(ad % 200, "x", "cms", 1, 0, NOW),
-        ],
-        "ce02": [tier1.JobGroup(ad % 8, "cmspil", "cms", 4, 0, NOW - 70)],
-    }
-    answers = [tier1.ScheddGroups(name, 0.1, tuple(groups)) for name, groups in rows.items()]
-    answers.append(tier1.ScheddGroups("ce03", 20.0, error="no answer in 20 s"))
-    monkeypatch.setattr(tier1, "read_demand", lambda *_: answers)
-    demand = controller.read_demand(config, [], NOW)
-    fitting, too_big = demand.groups
-    assert (fitting.idle, fitting.running, fitting.oldest_s, fitting.resources) == (7, 1, 70, ("dcgp",))
-    assert (too_big.idle, too_big.resources) == (1, ())
-    assert "200 cpus" in too_big.why_not["dcgp"]
-    assert [answer.ok for answer in demand.schedds] == [True, True, False]
-    assert not demand.complete
-
-
-# --------------------------------------------------------------------------- schedds that went away
-
-
-def test_a_schedd_that_left_the_collector_lately_is_silent_not_empty(config: Config) -> None:
-    there = (tier1.Schedd("ce01", "<1.2.3.4:9618>", "v"),)
-    memory = Memory(schedds={"ce01": NOW - 60, "ce02": NOW - 60, "old": NOW - 86_401})
-    schedds = controller.with_absent(config, there, NOW, memory)
-    assert [(schedd.name, schedd.address) for schedd in schedds] == [("ce01", "<1.2.3.4:9618>"), ("ce02", "")]
+def room(found: dict[str, int], about: str) -> int:
+    (why,) = [why for why in found if about in why]
+    return found[why]
 
 
 # --------------------------------------------------------------------------- budget
 
 
-def budget_of(config: Config, hours: float) -> Config:
-    resource = config.resources["dcgp"].model_copy(update={"max_node_hours": hours, "max_pending": 100})
-    return config.model_copy(update={"resources": {"dcgp": resource}})
+def spent(config: Config, hours: float) -> Memory:
+    return Memory(spent={"dcgp": Spent(config.resources["dcgp"].node_hours_since, hours)})
 
 
-def seen(*pilots: Pilot, idle: int = 14 * 20) -> controller.Observation:
-    demand = Demand((group(idle=idle, walltime_s=HOUR),), (ScheddAnswer("ce01", 0.1),))
-    return controller.Observation(NOW, demand, pilots)
+def test_node_hours_of_ended_pilots_are_used_up(config: Config) -> None:
+    budget = with_resource(config, max_node_hours=36)
+    assert room(caps(budget, spent(config, 10)), "max_node_hours 36 (26.0 left, a pilot may take 12)") == 2
 
 
-def test_node_hours_of_ended_and_running_pilots_are_used_up(config: Config, fake_command: Callable[..., Path]) -> None:
-    ours = "GP_CMS_CVMFS_STARTD|inf24_lhc_2|dcgp_usr_prod|qos_lowprio|htcebridge:leonardo:dcgp:1"
-    fake_command("sacct", stdout=f"{10 * HOUR}|1|COMPLETED|{ours}\n")
-    tight = budget_of(config, 36)
-    decision = controller.decide(tight, Slurm("leonardo"), seen(), {}).resources["dcgp"]
-    assert decision.submit == 2
-    assert any("max_node_hours (26.0 left" in reason for reason in decision.reasons)
+def test_hours_that_live_pilots_may_still_use_are_not_promised_again(config: Config) -> None:
+    budget = with_resource(config, max_node_hours=36)
+    assert room(caps(budget, spent(config, 0), pending(1), pending(2)), "max_node_hours 36 (12.0 left") == 1
 
 
-def test_hours_that_live_pilots_may_still_use_are_not_promised_again(
-    config: Config, fake_command: Callable[..., Path]
-) -> None:
-    fake_command("sacct")
-    pending = slurm_job("PENDING", started=None, ends=None, node="")
-    pilots = [Pilot(replace(pending, id=f"7_{number}"), PilotPhase.PENDING) for number in (1, 2)]
-    decision = controller.decide(budget_of(config, 24), Slurm("leonardo"), seen(*pilots), {}).resources["dcgp"]
-    assert decision.submit == 0
+# --------------------------------------------------------------------------- Slurm's own limits
 
 
-def test_a_budget_that_slurmdbd_does_not_tell_holds_the_cycle(
-    config: Config, fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_command("sacct", stderr="sacct: error: Connection refused", code=1)
-    monkeypatch.setattr(controller, "observe", lambda *_: seen())
-    monkeypatch.setattr(controller, "_check_pilots_can_start", lambda _: None)
-    found = controller.look(budget_of(config, 24))
-    assert found.plan.held
-    assert "sacct failed" in found.plan.held
+def slurm_allows(**changes: object) -> Memory:
+    return Memory(slurm_limits={"dcgp": ReadLimits(SlurmLimits(user=1000, **changes), (ACCOUNT, PARTITION, QOS), NOW)})
+
+
+def test_a_walltime_above_max_wall_is_cut_with_its_reason(config: Config) -> None:
+    memory = slurm_allows(max_wall_s=8 * HOUR, max_wall_of="QOS qos_lowprio (MaxWall)")
+    built, _ = situation.build(config, seen(), memory, [], Marks())
+    limits = built.limits["dcgp"]
+    assert (limits.walltime_s, limits.job_life_s) == (8 * HOUR, 8 * HOUR - 540)
+    assert limits.notes == ("walltime 12h cut to 8h by QOS qos_lowprio (MaxWall)",)
+
+
+def test_a_max_wall_that_no_pilot_can_live_with_stops_submission(config: Config) -> None:
+    memory = slurm_allows(max_wall_s=HOUR, max_wall_of="partition dcgp_usr_prod")
+    assert room(caps(config, memory), "too short for a pilot") == 0
+
+
+# --------------------------------------------------------------------------- caps per hour and day
+
+
+def submission(count: int, minutes_ago: float, outcome: str = "1", **changes: object) -> Entry:
+    when = NOW - int(minutes_ago * 60)
+    entry = Entry(when, f"p{minutes_ago}", "dcgp", count, ACCOUNT, PARTITION, QOS, None, outcome)
+    return replace(entry, **changes)
+
+
+def test_what_was_submitted_in_the_last_hour_and_day_is_used_up(config: Config) -> None:
+    found = caps(config, Memory(), entries=[submission(5, 10), submission(7, 90), submission(9, 25 * 60)])
+    assert room(found, "max_new_per_hour 200 (5 submitted)") == 195
+    assert room(found, "max_new_per_day 2000 (12 submitted)") == 1988
+
+
+def test_a_submission_of_which_nobody_knows_stops_the_next(config: Config) -> None:
+    found = caps(config, Memory(), entries=[submission(5, 1, outcome="")])
+    assert room(found, "nobody knows yet whether Slurm took 5 pilots") == 0
+
+
+# --------------------------------------------------------------------------- max_hours
+
+
+def test_max_hours_end_a_resource_and_zero_stops_it_at_once(config: Config) -> None:
+    assert room(caps(with_resource(config, max_hours=0.0), Memory()), "max_hours 0") == 0
+    assert not any("max_hours" in why for why in caps(with_resource(config, max_hours=2.0), Memory()))
+
+
+# --------------------------------------------------------------------------- marks
+
+
+def test_a_drained_resource_gets_no_pilots(config: Config) -> None:
+    found = caps(config, Memory(), marks=Marks(drained={"dcgp": "leo: maintenance"}))
+    assert room(found, "it is drained: leo: maintenance") == 0
 
 
 # --------------------------------------------------------------------------- one cycle
@@ -206,89 +164,284 @@ def token(own_home: Path) -> Path:
 
 
 @pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    shared = tmp_path / "work/htcebridge"
+    shared.mkdir(parents=True)
+    return shared
+
+
+@pytest.fixture
 def two(load: Callable[[str], Config], design_example: str) -> Config:
     second = design_example.partition("[resource.dcgp]")[2]
     return load((design_example + "\n[resource.zweite]" + second).replace("max_node_hours = 20000\n", ""))
 
 
-def test_a_cycle_submits_what_the_plan_says_and_remembers(
-    two: Config, token: Path, fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    calls = fake_command("sbatch", stdout="4711\n")
-    monkeypatch.setattr(controller, "observe", lambda *_: replace(seen(idle=28), schedds=frozenset({"ce01"})))
-    with ControllerLock(two) as lock:
-        result = controller.cycle(two, lock)
+class World:
+    """A Slurm of fake commands and a Tier-1 that answers at once."""
+
+    def __init__(self, fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._fake = fake_command
+        self.demand = waiting(group(idle=28))
+        self.calls = fake_command("sbatch", stdout="4711\n")
+        self.queue()
+        for name in ("scancel", "sacct"):
+            fake_command(name)
+        for name in ("scontrol", "sacctmgr"):
+            fake_command(name, stderr="slurmdbd is not there", code=1)
+        monkeypatch.setattr(tier1, "check_tokens", lambda _: None)
+        monkeypatch.setattr(controller, "_with_pool", lambda _, seen, *__: replace(seen, demand=self.demand))
+
+    def queue(self, *rows: str) -> None:
+        self._fake("squeue", stdout="".join(f"{row}|;\n" for row in (QUEUE_HEADER, *rows)))
+
+    def sbatch(self, stdout: str = "4711\n", **changes: object) -> None:
+        self._fake("sbatch", stdout=stdout, **changes)
+
+    def asked(self, command: str) -> str:
+        path = self.calls / f"{command}.args"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def world(token: Path, shared: Path, fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(fake_command, monkeypatch)
+
+
+def row(id_: str, state: str, plan_id: str = "p", **changes: str) -> str:
+    fields = {
+        "id": id_,
+        "state": state,
+        "partition": PARTITION,
+        "qos": QOS,
+        "account": "inf24_lhc_2",
+        "user": str(os.getuid()),
+        "submitted": str(NOW),
+        "start": str(NOW) if state == "RUNNING" else "N/A",
+        "end": str(NOW + HOUR) if state == "RUNNING" else "N/A",
+        "limit": "12:00:00",
+        "node": "lrdn0001" if state == "RUNNING" else "",
+        "nodes": "1",
+        "reason": "None",
+        "comment": f"htcebridge:leonardo:dcgp:{plan_id}",
+    }
+    return "|".join({**fields, **changes}.values())
+
+
+def once(config: Config) -> controller.CycleResult:
+    with ControllerLock(config) as lock:
+        return controller.cycle(config, lock)
+
+
+def test_a_cycle_submits_what_the_plan_says_and_remembers(two: Config, world: World, shared: Path) -> None:
+    result = once(two)
     assert (result.exit_code, result.problems) == (ExitCode.OK, ())
-    arguments = (calls / "sbatch.args").read_text()
+    arguments = world.asked("sbatch")
     assert "--array=1-2\n" in arguments
     assert f"--comment=htcebridge:leonardo:dcgp:{result.plan_id}\n" in arguments
-    assert (tmp_path / "work/htcebridge/logs").is_dir()
-    assert set(recall(two).schedds) == {"ce01"}
+    assert shared.joinpath("logs").is_dir()
+    (entry,) = Ledger(two).entries()
+    assert (entry.count, entry.outcome, entry.account) == (2, "4711", ACCOUNT)
+    assert recall(two).looked > 0
 
 
-def test_a_refused_submission_is_a_problem_and_does_not_stop_the_others(
-    two: Config, token: Path, fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    groups = (group(idle=14), group(idle=14, resources=("zweite",)))
-    both = replace(seen(), demand=Demand(groups, (ScheddAnswer("ce01", 0.1),)))
-    monkeypatch.setattr(controller, "observe", lambda *_: both)
-    stub = 'case "$*" in *:dcgp:*) echo "Invalid qos specification" >&2; exit 1;; esac'
-    calls = fake_command("sbatch", stdout="4711\n", first=stub)
-    with ControllerLock(two) as lock:
-        result = controller.cycle(two, lock)
+def test_a_cycle_asks_slurm_once_and_submits_once_for_each_resource(two: Config, world: World) -> None:
+    world.demand = waiting(group(idle=28), group(idle=28, resources=("zweite",)))
+    once(two)
+    assert [world.asked(command).count(option) for command, option in (("squeue", "--me"), ("sbatch", "--array"))] == [
+        1,
+        2,
+    ]
+    assert world.asked("sacct") == world.asked("scancel") == ""
+
+
+def test_what_sbatch_says_is_one_resources_business(two: Config, world: World) -> None:
+    world.demand = waiting(group(idle=14), group(idle=14, resources=("zweite",)))
+    world.sbatch(first='case "$*" in *:dcgp:*) echo "sbatch: error: Invalid qos specification" >&2; exit 1;; esac')
+    result = once(two)
     assert result.exit_code == ExitCode.PROBLEM
-    (problem,) = result.problems
-    assert problem.startswith("resource dcgp: sbatch failed")
-    assert (calls / "sbatch.args").read_text().count("--comment") == 2
+    assert any(problem.startswith("resource dcgp: sbatch failed") for problem in result.problems)
+    assert world.asked("sbatch").count("--comment") == 2
 
 
-def test_a_resource_that_cannot_be_rendered_does_not_stop_the_others(
-    two: Config, token: Path, fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = two.resources["dcgp"].model_copy(update={"shared_dir": "/per%cent"})
-    config = two.model_copy(update={"resources": {"dcgp": broken, "zweite": two.resources["zweite"]}})
-    monkeypatch.setattr(Path, "mkdir", _mkdir_but_not_in_root(Path.mkdir))
-    groups = (group(idle=14), group(idle=14, resources=("zweite",)))
-    monkeypatch.setattr(
-        controller, "observe", lambda *_: replace(seen(), demand=Demand(groups, (ScheddAnswer("ce01", 0.1),)))
+def test_a_wrong_configuration_disables_the_resource_until_it_changes(config: Config, world: World) -> None:
+    world.sbatch(
+        stderr="sbatch: error: Invalid account or account/partition combination specified\n",
+        code=1,
     )
-    calls = fake_command("sbatch", stdout="4711\n")
-    with ControllerLock(config) as lock:
-        result = controller.cycle(config, lock)
-    assert any("/per%cent" in problem for problem in result.problems)
-    assert ":zweite:" in (calls / "sbatch.args").read_text()
+    once(config)
+    again = once(config)
+    assert world.asked("sbatch").count("--comment") == 1
+    assert any("disabled" in reason for reason in again.plan.resources["dcgp"].reasons)
+    assert any("Invalid account" in problem for problem in again.problems)
+    assert once(with_resource(config, max_running=7)).plan.resources["dcgp"].submit == 2
 
 
-def _mkdir_but_not_in_root(mkdir: Callable[..., None]) -> Callable[..., None]:
-    return lambda path, *rest, **more: None if str(path).startswith("/per%cent") else mkdir(path, *rest, **more)
+def test_a_reset_gives_a_disabled_resource_its_next_chance(config: Config, world: World) -> None:
+    world.sbatch(stderr="sbatch: error: Invalid qos specification\n", code=1)
+    once(config)
+    controller.learn.request_reset(config, "dcgp")
+    once(config)
+    assert world.asked("sbatch").count("--comment") == 2
+
+
+def test_a_limit_pauses_the_resource(config: Config, world: World) -> None:
+    world.sbatch(stderr="sbatch: error: QOSMaxSubmitJobPerUserLimit\n", code=1)
+    once(config)
+    again = once(config)
+    assert world.asked("sbatch").count("--comment") == 1
+    assert any("QOSMaxSubmitJobPerUserLimit" in reason for reason in again.plan.resources["dcgp"].reasons)
+
+
+def test_an_unknown_outcome_is_settled_before_anything_is_submitted_again(config: Config, world: World) -> None:
+    world.sbatch(stderr="sbatch: error: Socket timed out on send/recv operation\n", code=1)
+    first = once(config)
+    (entry,) = Ledger(config).entries()
+    assert entry.outcome == ""
+    world.sbatch()
+    assert once(config).plan.resources["dcgp"].submit == 0
+    world.queue(row("99_1", "PENDING", first.plan_id), row("99_2", "PENDING", first.plan_id))
+    assert once(config).plan.resources["dcgp"].submit == 0
+    (entry,) = Ledger(config).entries()
+    assert entry.outcome == "99"
+
+
+def test_what_shows_in_no_listing_after_a_minute_was_never_submitted(config: Config, world: World) -> None:
+    world_entry = submission(2, 0, outcome="", when=int(time.time()) - 61)
+    path = Path(config.pressure.state_dir).expanduser()
+    path.mkdir(parents=True)
+    Ledger(config).begin(world_entry)
+    assert once(config).plan.resources["dcgp"].submit == 0
+    assert once(config).plan.resources["dcgp"].submit == 2
+    assert [entry.outcome for entry in Ledger(config).entries()] == ["none", "4711"]
+
+
+def test_pilots_under_another_account_are_cancelled_and_the_resource_disabled(config: Config, world: World) -> None:
+    result = once(config)
+    rows = [row("4711_1", "RUNNING", result.plan_id, account="paying"), row("4711_2", "PENDING", result.plan_id)]
+    world.queue(*rows)
+    again = once(config)
+    assert world.asked("scancel").splitlines()[-1] == "4711_1"
+    assert any("account paying instead of inf24_lhc_2" in problem for problem in again.problems)
+    assert any("disabled" in reason for reason in once(config).plan.resources["dcgp"].reasons)
+
+
+def test_pilots_that_slurm_will_never_start_are_cancelled_and_the_resource_disabled(
+    config: Config, world: World
+) -> None:
+    world.queue(row("5_1", "PENDING", reason="PartitionTimeLimit"))
+    result = once(config)
+    assert result.plan.resources["dcgp"].cancel == ("5_1",)
+    world.queue()
+    assert any("PartitionTimeLimit" in reason for reason in once(config).plan.resources["dcgp"].reasons)
+    assert not world.asked("sbatch")
+
+
+def test_the_caps_per_hour_hold_whatever_the_plan_says(config: Config, world: World, shared: Path) -> None:
+    pressure = config.pressure.model_copy(update={"max_new_per_hour": 1})
+    tight = config.model_copy(update={"pressure": pressure})
+    result = once(tight)
+    assert "--array=1-1\n" in world.asked("sbatch")
+    assert any("max_new_per_hour 1" in reason for reason in result.plan.resources["dcgp"].reasons)
+    assert once(tight).plan.resources["dcgp"].submit == 0
+
+
+def test_the_kill_switch_works_though_the_tier1_is_down(
+    config: Config, world: World, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "_with_pool", lambda *_: pytest.fail("asked the Tier-1"))
+    world.queue(row("5_1", "PENDING"), row("5_2", "RUNNING"))
+    marks.set_stop(shared, "the HPC's admins want it")
+    result = once(config)
+    assert result.plan.resources["dcgp"].cancel == ("5_1",)
+    assert any("the HPC's admins want it" in problem for problem in result.problems)
+    assert "5_1" in world.asked("scancel")
+    assert not world.asked("sbatch")
+
+
+def test_a_shared_directory_that_cannot_be_read_holds_the_cycle(config: Config, world: World, shared: Path) -> None:
+    shared.rmdir()
+    shared.parent.rmdir()
+    result = once(config)
+    assert "kill switch" in str(result.plan.held) or "drain marks" in str(result.plan.held)
+    assert not world.asked("sbatch")
+
+
+def test_the_first_cycle_of_all_finds_no_shared_directory_and_makes_it(
+    config: Config, world: World, shared: Path
+) -> None:
+    shared.rmdir()
+    assert once(config).plan.resources["dcgp"].submit == 2
+    assert shared.joinpath("logs").is_dir()
+
+
+def test_a_resource_that_cannot_be_rendered_does_not_stop_the_others(two: Config, world: World, tmp_path: Path) -> None:
+    broken = two.resources["dcgp"].model_copy(update={"shared_dir": str(tmp_path / "per%cent")})
+    config = two.model_copy(update={"resources": {"dcgp": broken, "zweite": two.resources["zweite"]}})
+    world.demand = waiting(group(idle=14), group(idle=14, resources=("zweite",)))
+    result = once(config)
+    assert any("per%cent" in problem for problem in result.problems)
+    assert ":zweite:" in world.asked("sbatch")
 
 
 def test_a_held_cycle_calls_nothing_and_forgets_nothing(
-    two: Config, token: Path, fake_command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    two: Config, world: World, fake_command: Callable[..., Path]
 ) -> None:
-    calls = fake_command("sbatch", stdout="4711\n")
     fake_command("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller", code=1)
-    monkeypatch.setattr(tier1, "check_tokens", lambda _: None)
-    memory = Memory(surplus={"dcgp": 2}, schedds={"ce01": NOW})
-    with ControllerLock(two) as lock:
-        lock.remember(memory)
-        result = controller.cycle(two, lock)
+    memory = Memory(streaks=Streaks(surplus={"dcgp": 2}), schedds={"ce01": NOW})
+    Path(two.pressure.state_dir).expanduser().mkdir(parents=True)
+    remember(two, memory)
+    result = once(two)
     assert result.exit_code == ExitCode.TEMPFAIL
-    assert "squeue failed" in result.plan.held
-    assert not (calls / "sbatch.args").exists()
-    assert recall(two) == memory
+    assert "squeue failed" in str(result.plan.held)
+    assert not world.asked("sbatch")
+    assert replace(recall(two), looked=0) == memory
+
+
+def test_a_held_plan_shows_the_pilots_that_were_seen(
+    config: Config, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: object) -> None:
+        raise controller.UnknownState("collector: no answer")
+
+    monkeypatch.setattr(controller, "_with_pool", down)
+    world.queue(row("5_1", "PENDING"))
+    assert once(config).plan.resources["dcgp"].pending == 1
+
+
+def test_a_damaged_ledger_holds_the_cycle(config: Config, world: World) -> None:
+    once(config)
+    path = Path(config.pressure.state_dir).expanduser() / "leonardo.submissions"
+    path.write_text("garbage\n" + path.read_text())
+    assert "line 1 is damaged" in str(once(config).plan.held)
+
+
+def test_an_ended_pilot_is_asked_about_once_and_remembered(
+    two: Config, world: World, fake_command: Callable[..., Path]
+) -> None:
+    world.demand = waiting()
+    world.queue(row("5_1", "RUNNING"))
+    once(two)
+    assert not world.asked("sacct")
+    world.queue(row("5_1", "PREEMPTED", node="lrdn0001"))
+    fake_command("sacct", stdout=f"5_1|PREEMPTED|0:0|{NOW}|{NOW}|{NOW + 600}|600|1|lrdn0001|None\n")
+    once(two)
+    asked = world.asked("sacct")
+    once(two)
+    assert world.asked("sacct") == asked != ""
+    (ended,) = recall(two).ended
+    assert (ended.outcome, ended.node) == (Outcome.PREEMPTED, "lrdn0001")
 
 
 def test_a_pilot_token_that_is_missing_or_open_stops_the_cycle_before_anything_is_asked(
-    two: Config, token: Path, monkeypatch: pytest.MonkeyPatch
+    two: Config, world: World, token: Path
 ) -> None:
-    monkeypatch.setattr(controller, "observe", lambda *_: pytest.fail("asked"))
     token.chmod(0o644)
-    with ControllerLock(two) as lock, pytest.raises(ConfigError, match="open to others"):
-        controller.cycle(two, lock)
+    with pytest.raises(ConfigError, match="open to others"):
+        once(two)
     token.unlink()
-    with ControllerLock(two) as lock, pytest.raises(ConfigError, match="cannot be read"):
-        controller.cycle(two, lock)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        once(two)
+    assert not world.asked("squeue")
 
 
 def test_no_resource_means_nothing_to_do_and_says_so(load: Callable[[str], Config]) -> None:
@@ -330,5 +483,6 @@ def test_a_cycle_that_breaks_does_not_end_the_controller(
 
     monkeypatch.setattr(controller, "cycle", broken)
     with ControllerLock(config) as lock:
-        assert controller._surviving_cycle(config, lock) == ("a cycle failed: a bug",)
+        result = controller._surviving_cycle(config, lock, None)
+    assert result.problems == ("a cycle failed: a bug",)
     assert "ZeroDivisionError" in caplog.text

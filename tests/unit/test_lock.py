@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from htcebridge import lock as lock_module
 from htcebridge.config import Config
 from htcebridge.errors import ConfigError, ExitCode, LockHeld
-from htcebridge.lock import ControllerLock, Memory, recall
+from htcebridge.lock import ControllerLock, Owner
 
 HOLDER = """
 import sys
@@ -23,6 +29,10 @@ with ControllerLock(config_file.load(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def owner_file(home: Path) -> Path:
+    return home / ".local/state/htcebridge/leonardo.owner"
 
 
 @pytest.fixture
@@ -56,12 +66,11 @@ def test_a_refused_controller_leaves_the_holders_name_in_place(
             pass
 
 
-def test_killing_the_holder_frees_the_lock(config: Config, other_holder: subprocess.Popen[str]) -> None:
+def test_killing_the_holder_frees_the_lock(config: Config, own_home: Path, other_holder: subprocess.Popen[str]) -> None:
     os.kill(other_holder.pid, signal.SIGKILL)
     other_holder.wait()
-    with ControllerLock(config) as lock:
-        lock.file.seek(0)
-        assert f"pid {os.getpid()} on" in lock.file.read()
+    with ControllerLock(config):
+        assert owner_file(own_home).exists()
 
 
 def test_the_lock_can_be_taken_again_after_it_was_given_back(config: Config) -> None:
@@ -98,51 +107,103 @@ def test_a_child_that_was_not_given_the_lock_does_not_keep_it(config: Config) ->
         child.communicate(b"")
 
 
-def test_what_a_cycle_remembers_the_next_one_recalls(config: Config) -> None:
-    memory = Memory(surplus={"dcgp": 2}, schedds={"ce01": 1_800_000_000})
-    with ControllerLock(config) as lock:
-        lock.remember(memory)
-    assert recall(config) == memory
-
-
-@pytest.mark.parametrize(
-    "damaged",
-    [
-        b"",
-        b"{",
-        b"{}",
-        b"[]",
-        b"null",
-        b'"text"',
-        b'{"surplus": 3, "schedds": {}}',
-        b'{"surplus": null, "schedds": {}}',
-        b'{"surplus": {"dcgp": "many"}, "schedds": {}}',
-        b'{"surplus": {"dcgp": null}, "schedds": {}}',
-        b'{"surplus": {"dcgp": 1e999}, "schedds": {}}',
-        b'{"surplus": {}, "schedds": []}',
-        b"\xff\xfe\x00",
-    ],
-)
-def test_a_damaged_memory_only_starts_the_count_again(config: Config, own_home: Path, damaged: bytes) -> None:
-    with ControllerLock(config) as lock:
-        (own_home / ".local/state/htcebridge/leonardo.json").write_bytes(damaged)
-        assert recall(config) == Memory()
-        lock.remember(Memory(surplus={"dcgp": 1}))
-    assert recall(config) == Memory(surplus={"dcgp": 1})
-
-
-def test_no_memory_yet_means_nothing_is_known(config: Config) -> None:
-    assert recall(config) == Memory()
-
-
-def test_a_memory_that_cannot_be_written_does_not_stop_the_cycle(config: Config, own_home: Path) -> None:
-    with ControllerLock(config) as lock:
-        (own_home / ".local/state/htcebridge/leonardo.json").mkdir()
-        lock.remember(Memory(surplus={"dcgp": 1}))
-    assert recall(config) == Memory()
-
-
 def test_a_state_directory_that_cannot_be_written_is_a_config_error(config: Config, own_home: Path) -> None:
     (own_home / ".local").write_text("a file in the way")
     with pytest.raises(ConfigError, match=r"pressure\.state_dir"), ControllerLock(config):
+        pass
+
+
+# --------------------------------------------------------------------------- a shared file system
+
+
+@pytest.fixture
+def without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that keeps flock to one host, seen from the other: it refuses nobody."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+
+
+def elsewhere(home: Path, age_s: float, **changes: object) -> None:
+    owner = Owner("login02", 4711, "1", "another boot", time.time() - age_s, time.time() - age_s)
+    path = owner_file(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(replace(owner, **changes))))
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_a_controller_on_another_host_keeps_the_lock_for_its_lease(config: Config, own_home: Path) -> None:
+    elsewhere(own_home, age_s=599)
+    with pytest.raises(LockHeld, match="pid 4711 on login02"), ControllerLock(config):
+        pass
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_a_controller_that_was_not_heard_of_for_a_lease_is_dead(config: Config, own_home: Path) -> None:
+    elsewhere(own_home, age_s=601)
+    with ControllerLock(config):
+        assert json.loads(owner_file(own_home).read_text())["pid"] == os.getpid()
+    assert not owner_file(own_home).exists()
+
+
+@pytest.mark.usefixtures("without_flock")
+@pytest.mark.parametrize("change", [{"pid": 2**22 + 1}, {"boot": "before the reboot"}, {"born": "1"}])
+def test_a_dead_process_of_this_host_holds_nothing_however_young(
+    config: Config, own_home: Path, change: dict[str, object]
+) -> None:
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "born": lock_module._born(os.getpid())}
+    elsewhere(own_home, age_s=1, **{**mine, "boot": lock_module._boot(), **change})
+    with ControllerLock(config):
+        pass
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_a_living_process_of_this_host_holds_it_however_long(config: Config, own_home: Path) -> None:
+    mine = {"host": socket.gethostname(), "pid": os.getppid(), "born": lock_module._born(os.getppid())}
+    elsewhere(own_home, age_s=10**6, **mine, boot=lock_module._boot())
+    with pytest.raises(LockHeld), ControllerLock(config):
+        pass
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_of_many_that_start_at_once_one_gets_it(config: Config, own_home: Path, tmp_path: Path) -> None:
+    elsewhere(own_home, age_s=10**6)
+    contender = (
+        "import fcntl, sys, time; fcntl.flock = lambda *_: None\n"
+        "from pathlib import Path; from htcebridge import config_file; from htcebridge.lock import ControllerLock\n"
+        "config = config_file.load(Path(sys.argv[1])); print('ready', flush=True); sys.stdin.readline()\n"
+        "with ControllerLock(config): print('held', flush=True); sys.stdin.readline()\n"
+    )
+    start = [sys.executable, "-c", contender, str(tmp_path / "htcebridge.toml")]
+    many = [
+        subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(6)
+    ]
+    try:
+        for each in many:
+            assert each.stdout.readline() == "ready\n"
+        for each in many:
+            each.stdin.write("\n")
+            each.stdin.flush()
+        assert sorted(each.stdout.readline() for each in many) == ["", "", "", "", "", "held\n"]
+    finally:
+        for each in many:
+            each.kill()
+            each.communicate()
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_a_controller_that_was_replaced_meanwhile_notices(config: Config, own_home: Path) -> None:
+    with ControllerLock(config) as lock:
+        lock.renew()
+        elsewhere(own_home, age_s=0)
+        with pytest.raises(LockHeld, match="taken for dead and replaced: pid 4711 on login02"):
+            lock.renew()
+    assert owner_file(own_home).exists()
+
+
+def test_a_file_system_without_flock_is_no_error(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with ControllerLock(config), pytest.raises(LockHeld), ControllerLock(config):
         pass
