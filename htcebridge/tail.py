@@ -6,7 +6,7 @@ that what comes goes to the others and the nodes empty one by one. A drained pil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from htcebridge.model import Pilot, PilotPhase, Shape
 from htcebridge.packing import Bin, Stage
@@ -26,33 +26,30 @@ def spare(pilots: Sequence[Pilot], there: Sequence[Bin], drain_fill: float) -> t
         key=lambda pilot: (_fill(pilot), _to_die(pilot)),
     )
     everybody = _average(candidates)
-    spared: list[str] = []
+    takers = [(pilot.job.id, _to_die(pilot)) for pilot in reversed(candidates)]
+    spared: dict[str, None] = {}
     for pilot in candidates:
         if not pilot.startd or _fill(pilot) >= drain_fill:
             break
-        if pilot.job.id in promised:
+        job = _average([pilot]) or everybody
+        if pilot.job.id in promised or job is None:
             continue
-        others = {
-            other.job.id: free[other.job.id]
-            for other in reversed(candidates)
-            if other.job.id not in spared and other.job.id != pilot.job.id and _to_die(other) >= _to_die(pilot)
-        }
-        moved = _place(_average([pilot]) or everybody, pilot.startd.jobs or 1, others)
-        if moved is None:
-            continue
-        free.update(moved)
-        promised |= set(moved)
-        spared.append(pilot.job.id)
+        takers = [(name, to_die) for name, to_die in takers if name not in spared and free[name].cpus > 0]
+        others = (name for name, to_die in takers if name != pilot.job.id and to_die >= _to_die(pilot))
+        moved = _place(job, pilot.startd.jobs or 1, others, free)
+        if moved is not None:
+            free.update(moved)
+            promised |= set(moved)
+            spared[pilot.job.id] = None
     return tuple(spared)
 
 
-def _place(job: Shape | None, jobs: int, free: dict[str, Shape]) -> dict[str, Shape] | None:
+def _place(job: Shape, jobs: int, takers: Iterable[str], free: Mapping[str, Shape]) -> dict[str, Shape] | None:
     """What is left free in these pilots with so many such jobs more; None if they do not fit."""
-    if job is None:
-        return None
     after = {}
-    for name, room in free.items():
-        fit = min(jobs, job.times_in(room))
+    for name in takers:
+        room = free[name]
+        fit = min(jobs, job.times_in(room)) if room.cpus >= job.cpus else 0
         if fit:
             after[name] = room.less(job, fit)
             jobs -= fit
