@@ -34,7 +34,7 @@ def command(app: App, as_json: bool, watch: float | None) -> int:
 
     def read() -> Demand:
         now = int(time.time())
-        view = tier1.read_pool(observation.pool(config), config.pressure.instance)
+        view = tier1.read_pool(observation.pool(config), config.pressure.instance, config.grant.vo_attribute)
         schedds = observation.with_absent(config, view.schedds, now, recall(config).schedds)
         answers = observation.ask_schedds(config, schedds, {}, now)
         last[:] = [observation.demand_of(observation.matched(config, schedds, answers, now), answers)]

@@ -28,7 +28,7 @@ def command(app: App, as_json: bool, watch: float | None, ended_too: bool) -> in
 
     def read() -> list[Pilot]:
         jobs = Slurm(config.pressure.instance).queue().ours
-        view = tier1.read_pool(observation.pool(config), config.pressure.instance)
+        view = tier1.read_pool(observation.pool(config), config.pressure.instance, config.grant.vo_attribute)
         pilots = observation.join(jobs, view.startds, int(time.time()), config)
         return [pilot for pilot in pilots if ended_too or pilot.phase is not PilotPhase.ENDED]
 

@@ -13,7 +13,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.markup import escape
 
-from htcebridge import controller, learn, marks, pilot
+from htcebridge import controller, learn, loop, marks, pilot
 from htcebridge.cli import App
 from htcebridge.cli.output import json_option, print_json, show, table
 from htcebridge.config import Config
@@ -65,7 +65,7 @@ def once(app: App, record: Path | None) -> int:
     config = app.config()
     _log_to_stderr(app.verbosity)
     with ControllerLock(config) as lock:
-        controller.wait_for_min_interval(config)
+        loop.wait_for_min_interval(config)
         result = controller.cycle(config, lock, record)
     if app.verbosity >= 0 and not result.plan.held:
         show(lambda: _picture(result.plan), None)
@@ -83,7 +83,7 @@ def run(app: App, record: Path | None) -> int:
     The configuration is read again before each cycle. SIGHUP starts a cycle at once.
     """
     _log_to_stderr(app.verbosity)
-    controller.run(app.path(), record)
+    loop.run(app.path(), record)
     return ExitCode.OK
 
 

@@ -290,6 +290,24 @@ def test_two_instances_share_an_account_and_see_each_others_pilots_as_others(cha
         assert any("2 of them others" in reason for reason in reasons), reasons
 
 
+# --------------------------------------------------------------------------- the negotiator's view
+
+
+def ghosts(chain: Chain) -> list[str]:
+    return chain.bed.on("tier1", ["condor_status", "-constraint", "IsGhost", "-af", "Name"]).stdout.split()
+
+
+def test_the_negotiator_can_be_asked_and_is_left_alone_again(chain: Chain) -> None:
+    configure(chain, "[pressure]", '[pressure]\ndemand_source = "negotiator"')
+    jobs = waiting(chain, cpus=100, seconds=1)
+    once(chain)
+    assert len(ghosts(chain)) == 1
+    wait_until(lambda: chain.done(jobs), 120, "the job has run on a pilot, not on the ghost")
+    chain.configure(CONFIGURATION)
+    once(chain)
+    assert ghosts(chain) == []
+
+
 # --------------------------------------------------------------------------- recorded
 
 

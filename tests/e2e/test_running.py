@@ -178,6 +178,7 @@ def test_a_broken_configuration_is_not_tried_again_and_a_held_lock_is(system: Sy
     chain.bed.write("edge", "/etc/htcebridge/htcebridge.toml", CONFIGURATION)
     holder = chain.bed.popen("edge", [HTCEBRIDGE, "pressure", "run"], user="leo", stderr=subprocess.PIPE)
     try:
+        assert holder.stderr is not None
         assert b"controller leonardo runs" in holder.stderr.readline()
         system("reset-failed", SERVICE)
         system("start", "--no-block", SERVICE)

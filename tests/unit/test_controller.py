@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from htcebridge import controller, marks, situation, tier1
+from htcebridge import controller, loop, marks, situation, tier1
 from htcebridge.config import Config
 from htcebridge.errors import ConfigError, ExitCode
 from htcebridge.ledger import Entry, Ledger
@@ -455,7 +455,7 @@ def test_no_resource_means_nothing_to_do_and_says_so(load: Callable[[str], Confi
 def test_a_broken_edit_keeps_the_last_good_configuration(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "htcebridge.toml"
     path.write_text("[tier1")
-    kept, complaint = controller._reread(path, config)
+    kept, complaint = loop._reread(path, config)
     assert kept is config
     assert "last good configuration stays in force" in complaint
 
@@ -463,14 +463,14 @@ def test_a_broken_edit_keeps_the_last_good_configuration(config: Config, tmp_pat
 def test_a_good_edit_is_taken_over(config: Config, tmp_path: Path, design_example: str) -> None:
     path = tmp_path / "htcebridge.toml"
     path.write_text(design_example.replace("max_running = 100", "max_running = 7"))
-    taken, complaint = controller._reread(path, config)
+    taken, complaint = loop._reread(path, config)
     assert (taken.resources["dcgp"].max_running, complaint) == (7, None)
 
 
 def test_another_instance_needs_a_restart(config: Config, tmp_path: Path, design_example: str) -> None:
     path = tmp_path / "htcebridge.toml"
     path.write_text(design_example.replace('instance = "leonardo"', 'instance = "other"'))
-    kept, complaint = controller._reread(path, config)
+    kept, complaint = loop._reread(path, config)
     assert kept is config
     assert "restart" in complaint
 
@@ -483,6 +483,6 @@ def test_a_cycle_that_breaks_does_not_end_the_controller(
 
     monkeypatch.setattr(controller, "cycle", broken)
     with ControllerLock(config) as lock:
-        result = controller._surviving_cycle(config, lock, None)
+        result = loop._surviving_cycle(config, lock, None)
     assert result.problems == ("a cycle failed: a bug",)
     assert "ZeroDivisionError" in caplog.text
