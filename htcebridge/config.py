@@ -246,10 +246,10 @@ class Pressure(Table):
     max_new_per_cycle: Annotated[int, Field(ge=1, description="Pilots submitted in one cycle, per resource.")] = 20
     max_new_per_hour: Annotated[
         int, Field(ge=0, description="Pilots submitted in any hour, all resources together, whatever the plan says.")
-    ] = 200
+    ] = 500
     max_new_per_day: Annotated[
         int, Field(ge=0, description="Pilots submitted in any 24 hours, all resources together.")
-    ] = 2000
+    ] = 5000
     demand_cycles: Annotated[
         int, Field(ge=1, description="Cycles in a row that a new node must be wanted before it is opened.")
     ] = 1
@@ -281,8 +281,8 @@ class Pressure(Table):
         Field(
             ge=0,
             le=1,
-            description="When nothing waits, joined pilots that use less than this part of their node, and whose work "
-            "would fit elsewhere, take no new jobs. 0: never.",
+            description="When nothing waits, joined pilots that use no more than this part of their node take no new "
+            "jobs if their work would fit elsewhere. 0: never.",
         ),
     ] = 0.5
     outcome_window: Annotated[

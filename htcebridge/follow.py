@@ -14,6 +14,7 @@ from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.ledger import Entry
 from htcebridge.memory import Memory, Seen, Spent
 from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, Pilot, PilotPhase, Shape
+from htcebridge.outcomes import NODE_MEMORY_S
 from htcebridge.pilot_logs import OutcomeLine, read_outcome
 from htcebridge.slurm import Billing, Slurm
 
@@ -119,7 +120,12 @@ def settle(config: Config, slurm: Slurm, memory: Memory, pilots: Iterable[Pilot]
 def _within(memory: Memory, config: Config, now: int) -> Memory:
     """Without the outcomes that no rule looks at any more. Squeue lists an ended job for minutes: longer than that."""
     oldest = now - max(config.pressure.outcome_window.total_seconds(), 3600)
-    kept = tuple(ended for ended in memory.ended if ended.ended > oldest)
+    failures = (Outcome.NEVER_JOINED, Outcome.NODE_FAILED)
+    kept = tuple(
+        ended
+        for ended in memory.ended
+        if ended.ended > oldest or (ended.outcome in failures and ended.ended > now - NODE_MEMORY_S)
+    )
     return replace(memory, ended=kept[-_KEPT_OUTCOMES:])
 
 

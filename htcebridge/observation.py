@@ -74,7 +74,9 @@ def matched(
     config: Config, schedds: Sequence[tier1.Schedd], answers: Sequence[tier1.ScheddGroups], now: int
 ) -> list[Group]:
     """What waits, each group of each schedd matched against each resource."""
-    matcher = Matcher({name: pilot.template_ad(config, name, version_of(schedds)) for name in config.resources})
+    # A manual glidein's startds are in another pool: no job of this one runs there.
+    ours = [name for name, resource in config.resources.items() if resource.executor is None]
+    matcher = Matcher({name: pilot.template_ad(config, name, version_of(schedds)) for name in ours})
     return [group for answer in answers for group in _groups(answer, matcher, config, now)]
 
 

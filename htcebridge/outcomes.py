@@ -16,8 +16,15 @@ from htcebridge.units import plural
 # A resource pauses after so many failures in a row, longer with each further one (HyperQueue's steps, one more first).
 BACK_OFF_AFTER = 3
 BACK_OFF_S = (60, 300, 900, 1800, 3600)
-# A node is bad when this many of its pilots failed in a row while pilots on other nodes joined.
+# A node is bad when this many of its pilots failed in a row. One is enough where the pilot blames the node (CVMFS,
+# scratch, setup, shared_dir) or never reached the pool, while another one joined elsewhere: in an outage nobody joins.
+# Each further failure doubles the time, up to 8 times.
 FAILURES_OF_A_BAD_NODE = 2
+_NEVER_SEEN = -1
+_THE_NODE = {11, 13, 17, 19, 31, _NEVER_SEEN}
+_MOST_DOUBLINGS = 3
+# A bad node is met again when the next burst comes, perhaps days later: its failures are remembered for so long.
+NODE_MEMORY_S = 7 * 24 * 3600
 # More are no black holes but a problem of the resource; and sbatch's --exclude has a length.
 MOST_EXCLUDED = 50
 
@@ -28,10 +35,13 @@ _FAILED = {Outcome.NEVER_JOINED, Outcome.NODE_FAILED}
 
 @dataclass(frozen=True)
 class Rules:
-    """`window_s`: how far back anything counts. `quarantine_s`: how long a bad node is excluded; 0: never."""
+    """`window_s`: how far back anything but a node's failures counts. `quarantine_s`: how long a bad node is excluded
+    at first; 0: never. `boot_timeout_s`: a pilot that has not joined by then has failed, though it may still run.
+    """
 
     window_s: int = 24 * 3600
     quarantine_s: int = 6 * 3600
+    boot_timeout_s: int = 900
 
 
 @dataclass(frozen=True)
@@ -57,12 +67,10 @@ class Health:
 
 def health(ended: Sequence[EndedPilot], live: Sequence[LivePilot], now: int, rules: Rules) -> dict[str, Health]:
     """The verdict on each resource that had a pilot in the window. `now` in seconds since the epoch."""
-    since = now - rules.window_s
     gone: dict[str, list[EndedPilot]] = {}
     running: dict[str, list[LivePilot]] = {}
     for pilot in sorted(ended, key=lambda pilot: pilot.ended):
-        if pilot.ended > since:
-            gone.setdefault(pilot.resource, []).append(pilot)
+        gone.setdefault(pilot.resource, []).append(pilot)
     for each in live:
         running.setdefault(each.resource, []).append(each)
     return {
@@ -72,45 +80,64 @@ def health(ended: Sequence[EndedPilot], live: Sequence[LivePilot], now: int, rul
 
 
 def _verdict(ended: Sequence[EndedPilot], live: Sequence[LivePilot], now: int, rules: Rules) -> Health:
-    events = sorted(_events(ended, live), key=lambda event: event.when)
+    events = sorted(_events(ended, live, now, rules), key=lambda event: event.when)
     quarantine = _quarantine(events, now, rules)
+    since = now - rules.window_s
+    recent = [pilot for pilot in ended if pilot.ended > since]
     # What a bad node does is not held against the resource once the node is excluded.
-    failing = _back_off([event for event in events if event.node not in quarantine], now)
-    starving = _starved(ended, now)
+    failing = _back_off([event for event in events if event.when > since and event.node not in quarantine], now)
+    starving = _starved(recent, now)
     return Health(
         caps=tuple(cap for cap, _ in (*failing, *starving)),
         quarantine=quarantine,
         alarms=tuple(alarm for _, alarm in (*failing, *starving)),
-        preemptions_per_hour=_preemption_rate(ended, live, now),
+        preemptions_per_hour=_preemption_rate(recent, live, now),
     )
 
 
 @dataclass(frozen=True)
+class _Failure:
+    """How a pilot failed. `code` is its script's exit code; 0 where there is none, `_NEVER_SEEN` if it ran for longer
+    than boot_timeout and did not join."""
+
+    code: int
+    said: str
+    started: int
+
+
+@dataclass(frozen=True)
 class _Event:
-    """A pilot joined (`failed` is None), or failed to."""
+    """A pilot joined (`failure` is None), or failed to."""
 
     when: int
     node: str
-    failed: EndedPilot | None = None
+    failure: _Failure | None = None
 
 
-def _events(ended: Sequence[EndedPilot], live: Sequence[LivePilot]) -> Iterable[_Event]:
+def _events(ended: Sequence[EndedPilot], live: Sequence[LivePilot], now: int, rules: Rules) -> Iterable[_Event]:
     everybody: list[EndedPilot | LivePilot] = [*ended, *live]
     for each in everybody:
         if each.joined is not None:
             yield _Event(each.joined, each.node)
     for pilot in ended:
         if pilot.outcome in _FAILED:
-            yield _Event(pilot.ended, pilot.node, pilot)
+            started = pilot.started if pilot.started is not None else pilot.ended
+            late = pilot.joined is None and pilot.ended - started >= rules.boot_timeout_s
+            code = _NEVER_SEEN if late and not pilot.exit_code else pilot.exit_code
+            yield _Event(pilot.ended, pilot.node, _Failure(code, pilot.said or str(pilot.outcome), started))
+    for lost in live:
+        deadline = lost.started + rules.boot_timeout_s
+        if lost.joined is None and deadline < now:
+            yield _Event(deadline, lost.node, _Failure(_NEVER_SEEN, "not joined within boot_timeout", lost.started))
 
 
-def _trailing(events: Sequence[_Event]) -> list[EndedPilot]:
+def _trailing(events: Sequence[_Event]) -> list[_Event]:
     """The failures since somebody joined last."""
-    failures: list[EndedPilot] = []
+    failures: list[_Event] = []
     for event in reversed(events):
-        if event.failed is None:
+        if event.failure is None:
             break
-        failures.append(event.failed)
+        failures.append(event)
     return failures[::-1]
 
 
@@ -121,7 +148,7 @@ def _back_off(events: Sequence[_Event], now: int) -> list[tuple[Cap, str]]:
         return []
     last = failures[-1]
     what = f"{plural(len(failures), 'pilot')} in a row failed, the last on {last.node or 'no node'}: {_said(last)}"
-    return [(_pause(len(failures), last.ended, now, what), what)]
+    return [(_pause(len(failures), last.when, now, what), what)]
 
 
 def _starved(ended: Sequence[EndedPilot], now: int) -> list[tuple[Cap, str]]:
@@ -160,16 +187,28 @@ def _quarantine(events: Sequence[_Event], now: int, rules: Rules) -> dict[str, s
             by_node.setdefault(event.node, []).append(event)
     bad: list[tuple[int, str, str]] = []
     for node, own in by_node.items():
-        failures = [pilot for pilot in _trailing(own) if pilot.exit_code not in _NOT_THE_NODE]
-        if len(failures) < FAILURES_OF_A_BAD_NODE:
+        failures = [event for event in _trailing(own) if event.failure and event.failure.code not in _NOT_THE_NODE]
+        enough = 1 if any(_blames_the_node(event, events) for event in failures) else FAILURES_OF_A_BAD_NODE
+        if len(failures) < enough:
             continue
-        until = failures[-1].ended + rules.quarantine_s
-        joined_since = failures[0].ended - rules.quarantine_s
-        if now < until and any(not e.failed and e.node != node and e.when >= joined_since for e in events):
+        time_s = rules.quarantine_s * 2 ** min(len(failures) - enough, _MOST_DOUBLINGS)
+        until = failures[-1].when + time_s
+        since = failures[-1].when - rules.quarantine_s
+        if now < until and any(not e.failure and e.node != node and e.when >= since for e in events):
             what = f"{plural(len(failures), 'pilot')} in a row failed there ({_said(failures[-1])})"
             bad.append((len(failures), node, f"{what}, until {_clock(until)}"))
     bad.sort(key=lambda each: (-each[0], each[1]))
     return {node: why for _, node, why in bad[:MOST_EXCLUDED]}
+
+
+def _blames_the_node(event: _Event, events: Iterable[_Event]) -> bool:
+    """Whether this failure alone says that the node is bad: others joined elsewhere at the same time."""
+    if event.failure is None or event.failure.code not in _THE_NODE:
+        return False
+    return any(
+        not other.failure and other.node != event.node and event.failure.started - 900 <= other.when <= event.when
+        for other in events
+    )
 
 
 def _preemption_rate(ended: Iterable[EndedPilot], live: Iterable[LivePilot], now: int) -> float:
@@ -183,9 +222,9 @@ def _preemption_rate(ended: Iterable[EndedPilot], live: Iterable[LivePilot], now
     return preempted * 3600 / ran_s if ran_s else 0.0
 
 
-def _said(pilot: EndedPilot) -> str:
-    return pilot.said or str(pilot.outcome)
+def _said(event: _Event) -> str:
+    return event.failure.said if event.failure else ""
 
 
 def _clock(when: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(when))
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(when))

@@ -36,6 +36,7 @@ def build(
     rules = Rules(
         window_s=int(config.pressure.outcome_window.total_seconds()),
         quarantine_s=int(config.pressure.quarantine.total_seconds()),
+        boot_timeout_s=int(config.pressure.boot_timeout.total_seconds()),
     )
     counts = [ended for ended in memory.ended if ended.ended > memory.resets.get(ended.resource, 0)]
     verdicts = health(counts, follow.live(memory), seen.now, rules)

@@ -29,7 +29,7 @@ def spare(pilots: Sequence[Pilot], there: Sequence[Bin], drain_fill: float) -> t
     takers = [(pilot.job.id, _to_die(pilot)) for pilot in reversed(candidates)]
     spared: dict[str, None] = {}
     for pilot in candidates:
-        if not pilot.startd or _fill(pilot) >= drain_fill:
+        if not pilot.startd or _fill(pilot) > drain_fill:
             break
         job = _average([pilot]) or everybody
         if pilot.job.id in promised or job is None:

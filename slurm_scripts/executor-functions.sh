@@ -45,12 +45,17 @@ close_log() {
   fi
 }
 
-# leave REASON: tell the executor, once.
+# leave REASON: tell the executor, give it VACATE_S seconds, and end. All of it in the trap: what a `wait` returns that a
+# signal has cut short is not to be relied on (-1 in bash 5.2), and a signal just before it would cut nothing short.
 leave() {
-  [ -z "$WHY" ] || return 0
-  WHY=$1
-  say "leaving: $WHY"
-  [ -z "$MASTER" ] || tell_to_end "$MASTER"
+  trap '' TERM INT USR1
+  say "leaving: $1"
+  tell_to_end "$MASTER"
+  end_all "$VACATE_S"
+  if [ -s "$PILOT_DIR/announced" ]; then
+    finish 0 "Slurm announced the end at $(cat "$PILOT_DIR/announced")"
+  fi
+  finish 0 "$1"
 }
 
 # tell_to_end PID: TERM to this one process, which is to end what it runs. A wrapper without a trap dies of it and

@@ -44,11 +44,36 @@ check_cvmfs() {
 
 # start_sentinel PID: when a preemption's grace begins Slurm tells job steps only, not this script. A step that does
 # nothing else hears it, leaves a note and sends TERM to PID. It ends when $MASTER has ended.
+# A job that is cancelled while it starts never hears the TERM that came before its script (24.11, 26.05): srun, which
+# gets no step any more, is the only one that says so before the KILL.
 start_sentinel() {
   command -v srun > /dev/null || return 0
-  # shellcheck disable=SC2016  # expanded by the inner shell
-  srun --quiet --overlap --ntasks=1 --cpus-per-task=1 --mem=0 --gres=none --job-name=sentinel --export=ALL bash -c '
-    trap "date +%FT%T > \"\$2\"; kill -TERM \"\$3\"" TERM
-    while kill -0 "$1" 2> /dev/null; do sleep 1 & wait $!; done' sentinel "$MASTER" "$PILOT_DIR/announced" "$1" &
+  {
+    local said
+    # shellcheck disable=SC2016  # expanded by the inner shell
+    said=$(srun --quiet --overlap --ntasks=1 --cpus-per-task=1 --mem=0 --gres=none --job-name=sentinel --export=ALL \
+      bash -c '
+        trap "date +%FT%T > \"\$2\"; kill -TERM \"\$3\"" TERM
+        while kill -0 "$1" 2> /dev/null; do sleep 1 & wait $!; done' sentinel "$MASTER" "$PILOT_DIR/announced" "$1" 2>&1)
+    if [ -n "$said" ] && kill -0 "$MASTER" 2> /dev/null; then
+      say "$said"
+      case $said in
+        *expired* | *'already complet'*) end_at_once "$1" ;;
+      esac
+    fi
+  } &
   SENTINEL=$!
+}
+
+# end_at_once PID: tell PID, and kill $MASTER if that was not heard: a daemon that is only just starting may not hear
+# it, and nothing runs yet that could be lost.
+end_at_once() {
+  date +%FT%T > "$PILOT_DIR/announced"
+  kill -TERM "$1" 2> /dev/null
+  for _ in 1 2 3; do
+    sleep 1
+    kill -0 "$MASTER" 2> /dev/null || return 0
+  done
+  pkill -KILL -P "$MASTER" 2> /dev/null
+  kill -KILL "$MASTER" 2> /dev/null
 }

@@ -126,8 +126,8 @@ def submission(count: int, minutes_ago: float, outcome: str = "1", **changes: ob
 
 def test_what_was_submitted_in_the_last_hour_and_day_is_used_up(config: Config) -> None:
     found = caps(config, Memory(), entries=[submission(5, 10), submission(7, 90), submission(9, 25 * 60)])
-    assert room(found, "max_new_per_hour 200 (5 submitted)") == 195
-    assert room(found, "max_new_per_day 2000 (12 submitted)") == 1988
+    assert room(found, "max_new_per_hour 500 (5 submitted)") == 495
+    assert room(found, "max_new_per_day 5000 (12 submitted)") == 4988
 
 
 def test_a_submission_of_which_nobody_knows_stops_the_next(config: Config) -> None:

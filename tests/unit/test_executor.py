@@ -232,7 +232,7 @@ def test_a_signal_reaches_what_a_wrapper_without_a_trap_runs(
     code, said = job.ends()
     assert code == 0
     why = "the end of the walltime is near" if number == signal.SIGUSR1 else "Slurm takes the node back"
-    assert said == f"code=0 reason={why}; the executor ended with code 143"
+    assert said == f"code=0 reason={why}"
     assert "inner heard TERM\n" in job.log.read_text()
     assert clean(job, scratch)
 
@@ -247,7 +247,7 @@ def test_an_executor_with_a_trap_is_the_only_one_told(start: Start, site: Path) 
     job = start(write(site / "glidein.sh", executor))
     job.says("up")
     job.process.send_signal(signal.SIGTERM)
-    assert job.ends() == (0, "code=0 reason=Slurm takes the node back; the executor ended with code 5")
+    assert job.ends() == (0, "code=0 reason=Slurm takes the node back")
     assert "vacates" in job.log.read_text()
     assert "payload heard" not in job.log.read_text()
 
@@ -263,7 +263,7 @@ def test_the_announcement_of_a_preemption_reaches_it(start: Start, site: Path, s
     os.kill(int(sentinels.stdout.split()[0]), signal.SIGTERM)
     code, said = job.ends()
     assert code == 0
-    assert re.fullmatch(r"code=0 reason=Slurm announced the end at \S+; the executor ended with code 143", said)
+    assert re.fullmatch(r"code=0 reason=Slurm announced the end at \S+", said)
     assert clean(job, scratch)
 
 
@@ -273,7 +273,7 @@ def test_an_executor_that_will_not_go_is_killed_with_all_it_started(start: Start
     job.says("stays")
     began = time.monotonic()
     job.process.send_signal(signal.SIGTERM)
-    assert job.ends() == (0, "code=0 reason=Slurm takes the node back; the executor ended with code 137")
+    assert job.ends() == (0, "code=0 reason=Slurm takes the node back")
     assert 3 <= time.monotonic() - began < 15
     assert "ends what is left: " in job.log.read_text()
     assert clean(job, scratch)

@@ -31,8 +31,8 @@ def ended(minutes_ago: float, outcome: Outcome = Outcome.NEVER_JOINED, node: str
         ended=at,
         joined=joined,
         node=node,
-        exit_code=11 if outcome is Outcome.NEVER_JOINED else 0,
-        said="CVMFS repository cms.cern.ch is not mounted" if outcome is Outcome.NEVER_JOINED else "",
+        exit_code=30 if outcome is Outcome.NEVER_JOINED else 0,
+        said="condor_master ended with code 1" if outcome is Outcome.NEVER_JOINED else "",
     )
     return replace(pilot, **changes)
 
@@ -54,7 +54,7 @@ def test_two_failures_are_bad_luck_three_in_a_row_pause_the_resource() -> None:
     (cap,) = verdict([ended(0.9), ended(0.7, node="b"), ended(0.5, node="c")]).caps
     assert cap.room == 0
     assert "3 pilots in a row failed" in cap.why
-    assert "CVMFS repository cms.cern.ch is not mounted" in cap.why
+    assert "condor_master ended with code 1" in cap.why
 
 
 def test_after_the_pause_one_pilot_at_a_time_is_tried() -> None:
@@ -86,7 +86,7 @@ def test_preemptions_and_cancellations_are_no_failures(outcome: Outcome) -> None
 
 
 def test_what_lies_before_the_window_is_forgotten() -> None:
-    assert health([ended(25 * 60), ended(26 * 60), ended(27 * 60)], (), NOW, RULES) == {}
+    assert verdict([ended(24 * 60 + number) for number in (3, 2, 1)]).caps == ()
 
 
 # --------------------------------------------------------------------------- quarantine
@@ -95,7 +95,7 @@ def test_what_lies_before_the_window_is_forgotten() -> None:
 def test_a_node_on_which_two_pilots_failed_is_excluded_with_its_evidence() -> None:
     found = verdict([ended(30), ended(20)], (running(25),))
     assert found.exclude == ("lrdn0001",)
-    assert "2 pilots in a row failed there (CVMFS repository cms.cern.ch is not mounted), until" in found.notes[0]
+    assert "2 pilots in a row failed there (condor_master ended with code 1), until" in found.notes[0]
 
 
 def test_where_nobody_joins_it_is_not_the_nodes() -> None:
@@ -112,6 +112,33 @@ def test_quarantine_ends_and_one_more_failure_renews_it() -> None:
     past = [ended(7 * 60), ended(6 * 60 + 1)]
     assert verdict(past, (running(60),)).exclude == ()
     assert verdict([*past, ended(1)], (running(60),)).exclude == ("lrdn0001",)
+
+
+@pytest.mark.parametrize("code", [11, 13, 17, 19, 31])
+def test_one_failure_is_enough_where_the_pilot_blames_the_node(code: int) -> None:
+    assert verdict([ended(20, exit_code=code)], (running(25),)).exclude == ("lrdn0001",)
+
+
+def test_in_an_outage_in_which_nobody_joins_no_node_is_blamed() -> None:
+    outage = [ended(20 + number, node=f"n{number}", exit_code=31) for number in range(5)]
+    assert verdict(outage, (running(60), running(5))).exclude == ()
+
+
+@pytest.mark.parametrize(("failures", "hours"), [(2, 6), (3, 12), (4, 24), (5, 48), (9, 48)])
+def test_each_further_failure_doubles_the_quarantine_up_to_eight_times(failures: int, hours: int) -> None:
+    past = [ended(hours * 60 - 1 + 30 * number) for number in range(failures)]
+    there = tuple(running(hours * 60 + minutes) for minutes in range(0, 300, 10))
+    assert verdict(past, there).exclude == ("lrdn0001",)
+    assert health(past, there, NOW + 120, RULES)["dcgp"].exclude == ()
+
+
+def test_a_pilot_that_has_not_joined_in_time_has_failed_though_it_still_runs() -> None:
+    lost = tuple(LivePilot(f"{number}", "dcgp", "lrdn0001", NOW - 1000 - number, None) for number in range(2))
+    booting = tuple(replace(each, started=NOW - 800) for each in lost)
+    assert verdict([], (*lost, running(15))).exclude == ("lrdn0001",)
+    assert verdict([], (*booting, running(15))).exclude == ()
+    mute = ended(1, node="mute", exit_code=0, started=NOW - 1300)
+    assert verdict([mute], (running(15),)).exclude == ("mute",)
 
 
 def test_a_pilot_that_joins_on_the_node_clears_it() -> None:

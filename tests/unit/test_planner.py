@@ -586,10 +586,10 @@ def test_nothing_to_do_says_so() -> None:
 # --------------------------------------------------------------------------- time_min
 
 
-def test_time_min_covers_the_longest_packed_job() -> None:
+def test_time_min_covers_the_longest_packed_job_and_the_time_until_it_starts() -> None:
     limit = limits(min_walltime_s=2 * HOUR)
     assert decide(waiting(jobs(1, walltime_s=HOUR)), limit=limit).time_min_s == 2 * HOUR
-    assert decide(waiting(jobs(1, walltime_s=4 * HOUR)), limit=limit).time_min_s == 4 * HOUR + 540
+    assert decide(waiting(jobs(1, walltime_s=4 * HOUR)), limit=limit).time_min_s == 4 * HOUR + 540 + 900
     longest = waiting(jobs(1, walltime_s=12 * HOUR - 540), jobs(50, walltime_s=HOUR))
     assert decide(longest, limit=limit).time_min_s == 12 * HOUR
 
@@ -851,16 +851,6 @@ def test_a_pending_pilot_promises_no_more_than_slurm_may_shrink_it_to() -> None:
 # --------------------------------------------------------------------------- walltime
 
 
-def test_where_pilots_are_preempted_often_a_shorter_walltime_is_asked_for() -> None:
-    limit = limits(min_walltime_s=2 * HOUR, preemptions_per_hour=0.2)
-    decision = decide(waiting(jobs(14, walltime_s=HOUR)), limit=limit)
-    assert (decision.walltime_s, decision.time_min_s) == (int(math.log(2) / 0.2 * HOUR), 2 * HOUR)
-    assert any("preempted 0.20 times an hour" in reason for reason in decision.reasons)
-    long_jobs = decide(waiting(jobs(14, walltime_s=8 * HOUR)), limit=limit)
-    assert long_jobs.walltime_s == long_jobs.time_min_s == 8 * HOUR + 540
-    assert decide(waiting(jobs(14)), limit=replace(limit, min_walltime_s=None)).walltime_s == 12 * HOUR
-
-
 def test_nodes_in_quarantine_are_excluded_from_what_is_submitted() -> None:
     assert decide(waiting(jobs(14)), limit=limits(exclude=("lrdn0007",))).exclude == ("lrdn0007",)
 
@@ -900,11 +890,12 @@ def test_nothing_drains_while_jobs_wait_for_a_node_or_a_schedd_is_silent() -> No
 
 def test_the_last_pilot_never_drains_and_busy_ones_neither() -> None:
     assert tail([working(1, busy=1)]).resources["dcgp"].drain == ()
-    assert tail([working(1, busy=7), working(2, busy=7)]).resources["dcgp"].drain == ()
+    assert tail([working(1, busy=8), working(2, busy=4, to_die=NOW)]).resources["dcgp"].drain == ("2_1",)
+    assert tail([working(1, busy=8), working(2, busy=8)]).resources["dcgp"].drain == ()
 
 
 def test_work_does_not_move_to_pilots_that_end_sooner() -> None:
-    there = [working(1, busy=2), working(2, busy=7, to_die=NOW + HOUR)]
+    there = [working(1, busy=2), working(2, busy=8, to_die=NOW + HOUR)]
     assert tail(there).resources["dcgp"].drain == ()
 
 
