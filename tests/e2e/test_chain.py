@@ -37,6 +37,10 @@ def controller(chain: Chain) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(timeout=60)
 
 
+def has_the_lock(chain: Chain) -> bool:
+    return chain.bed.on("edge", ["test", "-s", f"{STATE}/leonardo.owner"], check=False).returncode == 0
+
+
 def not_held(chain: Chain) -> Answer | None:
     """A cycle's answer, once no other controller has the lock."""
     answer = chain.htcebridge("pressure", "once", expect=None)
@@ -273,8 +277,6 @@ def test_bad_surroundings_are_named(chain: Chain) -> None:
 
 def test_a_second_controller_is_kept_out(chain: Chain) -> None:
     with controller(chain):
-        wait_until(
-            lambda: chain.bed.on("edge", ["test", "-s", f"{STATE}/leonardo.lock"], check=False).returncode == 0, 20, ""
-        )
+        wait_until(lambda: has_the_lock(chain), 30, "the controller has the lock")
         assert "on edge" in chain.htcebridge("pressure", "once", expect=75).stderr
     assert chain.htcebridge("pressure", "once").code == 0, "run ended with SIGTERM and let go of the lock"

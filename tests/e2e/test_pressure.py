@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, RUNNING, STATE, Answer, Chain, GridJob, wait_until
-from tests.e2e.test_chain import controller, routed
+from tests.e2e.test_chain import controller, has_the_lock, routed
 
 pytestmark = pytest.mark.testbed
 
@@ -327,7 +327,7 @@ def test_what_a_cycle_saw_and_decided_can_be_decided_again(chain: Chain) -> None
 
 def test_a_controller_on_another_host_is_told_who_has_the_lock(chain: Chain) -> None:
     with controller(chain):
-        wait_until(lambda: "pid" in once(chain, expect=None).stderr, 30, "the controller runs")
+        wait_until(lambda: has_the_lock(chain), 30, "the controller has the lock")
         done = chain.bed.on(
             "lrdn0002",
             ["/leonardo/home/leo/htcebridge-venv/bin/htcebridge", "pressure", "once"],
