@@ -1,22 +1,46 @@
-"""`python -m benchmarks`: every benchmark on a testbed of its own."""
+"""`python -m benchmarks [demand|planner|simulation]`: the tables of docs/performance.md.
+
+`demand`, the default, needs root for a testbed of its own; the others need the extra `bench` alone.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
-
-from benchmarks import demand_query
-from tests.e2e.chain import Chain
-from tests.testbed import Testbed
+from collections.abc import Iterable
 
 
 def main() -> int:
-    """Run the benchmarks and print their tables."""
-    with Testbed.up("trixie", nodes=2, name="bench") as bed:
-        chain = Chain(bed)
-        chain.install()
-        for line in demand_query.run(chain):
-            print(line, flush=True)
+    """Run a benchmark and print its tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The tables of docs/performance.md.")
+    parser.add_argument("what", nargs="?", choices=("demand", "planner", "simulation"), default="demand")
+    parser.add_argument("--seeds", type=int, default=10, help="simulation: how many (default 10)")
+    parser.add_argument("--first-seed", type=int, default=200, help="simulation: the first of them (default 200)")
+    arguments = parser.parse_args()
+    for line in _lines(arguments):
+        print(line, flush=True)
     return 0
+
+
+def _lines(arguments: argparse.Namespace) -> Iterable[str]:
+    """Each benchmark is imported only when it runs: they need different things."""
+    if arguments.what == "simulation":
+        from benchmarks import simulation
+
+        yield from simulation.run(arguments.seeds, arguments.first_seed)
+    elif arguments.what == "planner":
+        from benchmarks import planner_scale
+
+        yield from planner_scale.run()
+    else:
+        from benchmarks import demand_query
+        from tests.e2e.chain import Chain
+        from tests.testbed import Testbed
+
+        with Testbed.up("trixie", nodes=2, name="bench") as bed:
+            chain = Chain(bed)
+            chain.install()
+            yield from demand_query.run(chain)
 
 
 if __name__ == "__main__":
