@@ -232,7 +232,7 @@ def _verdict(found: Found) -> Iterable[str]:
             f"{' '.join(closest)}: {_reached(gains[closest] >= 5)}"
         )
         yield (
-            f"target: mean wait no worse than the best one's {least_wait:.0f} min; htcebridge {size}: {wait:.0f}: "
+            f"target: mean wait no worse than the best one's {least_wait:.1f} min; htcebridge {size}: {wait:.1f}: "
             f"{_reached(wait <= least_wait)}"
         )
         yield f"target: never-used pilots under 2 %; htcebridge {size}: {never:.1%}: {_reached(never < 0.02)}"

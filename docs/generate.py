@@ -52,8 +52,9 @@ _TABLES: tuple[tuple[str, type[config.Table], str], ...] = (
     (
         "[resource.NAME]",
         config.Resource,
-        "One table for each kind of node. The order of the tables is an order of preference: a new node is opened "
-        "on the first resource that the jobs fit. Every key of `[pilot]` may stand here as well and wins over it.",
+        "One table for each kind of node. New nodes are taken from the resources that waste least "
+        "([how it decides](how-it-decides.md#which-resource)); of equals the first is taken. Every key of `[pilot]` "
+        "may stand here as well and wins over it.",
     ),
 )
 

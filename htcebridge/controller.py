@@ -82,7 +82,7 @@ def look(config: Config) -> Look:
     memory = replace(recall(config), looked=now)
     pilots: Sequence[Pilot] = ()
     try:
-        lying = _marks(config)
+        lying = _marks(config, memory)
         entries = Ledger(config).entries()
         queue = slurm.queue(_shared_accounts(memory))
         pilots = observation.join(queue.ours, (), now, config)
@@ -91,6 +91,7 @@ def look(config: Config) -> Look:
             seen = _with_pool(config, seen, queue.ours, memory)
             pilots = seen.pilots
         memory, entries = learn.learn(config, slurm, memory, entries, seen)
+        memory = replace(memory, shared=tuple(map(str, shared_directories(config, memory))))
     except ConfigError:
         raise
     except BridgeError as error:
@@ -113,11 +114,11 @@ def _shared_accounts(memory: Memory) -> list[str]:
     return sorted({account for read in memory.slurm_limits.values() for account in read.limits.watch})
 
 
-def _marks(config: Config) -> Marks:
+def _marks(config: Config, memory: Memory) -> Marks:
     """What lies on the shared file system. Raises BridgeError if it cannot be seen: no answer is not no mark."""
     drained: dict[str, str] = {}
     tail: set[str] = set()
-    shared = shared_directories(config)
+    shared = shared_directories(config, memory)
     for mark in (mark for directory in shared for mark in marks.marks(directory)):
         if mark.kind is marks.Kind.TAIL:
             tail.add(mark.name)
@@ -131,11 +132,11 @@ def _marks(config: Config) -> Marks:
     )
 
 
-def shared_directories(config: Config) -> list[Path]:
-    """Where the pilots of this configuration look for marks, as far as it is there already."""
+def shared_directories(config: Config, memory: Memory) -> list[Path]:
+    """Where the pilots of this configuration look for marks. One that was never there is left out: a first cycle finds
+    none. Where the file system itself is missing the directory above is not there either."""
     expanded = {pilot.expand(each.shared_dir, "shared_dir") for each in config.resources.values()}
-    # A first cycle finds none; where the file system itself is missing the directory above is not there either.
-    return sorted(path for path in expanded if path.exists() or not path.parent.is_dir())
+    return sorted(path for path in expanded if path.exists() or str(path) in memory.shared or not path.parent.is_dir())
 
 
 def _with_pool(config: Config, seen: Observation, jobs: Sequence[SlurmJob], memory: Memory) -> Observation:
@@ -218,7 +219,7 @@ def _tidied(config: Config, found: Look, memory: Memory) -> tuple[Memory, list[s
     if now - memory.pruned < _TIDY_S:
         return memory, []
     try:
-        for directory in shared_directories(config):
+        for directory in shared_directories(config, memory):
             marks.sweep(directory, found.listed, now)
             prune_logs(directory, _KEEP_LOGS_DAYS, _KEEP_LOGS_BYTES, found.listed)
         Ledger(config).prune(now)

@@ -72,6 +72,8 @@ def _outcome(
     if said and said.code == 0 and (not said.joined or said.reason.startswith("drained")):
         return Outcome.CANCELLED_BY_US  # by a drain mark
     code = said.code if said else ended.exit_code
+    if said is None and not joined and ended.state == "COMPLETED":
+        return Outcome.UNKNOWN  # neither its log nor what was seen of it is there any more
     if not joined or code in _CHECK_CODES:
         return Outcome.NEVER_JOINED
     return Outcome.NEVER_MATCHED

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO
 
 from htcebridge.config import Config
-from htcebridge.errors import ConfigError, LockHeld
+from htcebridge.errors import BridgeError, ConfigError, LockHeld, UnknownState
 from htcebridge.pilot import expand
 
 # A controller on another host that was not heard of for so long, or five intervals if that is longer, is dead.
@@ -65,7 +65,7 @@ class ControllerLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self._path.open("a+", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{self._path}: cannot be written: {error.strerror}; set pressure.state_dir") from None
+            raise self._unwritable(self._path, error) from None
         try:
             self._flock()
             self._own()
@@ -108,7 +108,7 @@ class ControllerLock:
         try:
             temporary = self._write(me)
         except OSError as error:
-            raise ConfigError(f"{self._record}: cannot be written: {error.strerror}") from None
+            raise self._unwritable(self._record, error) from None
         try:
             for _ in range(3):
                 try:
@@ -128,9 +128,20 @@ class ControllerLock:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _unwritable(self, path: Path, error: OSError) -> BridgeError:
+        """A full disk passes; a directory that is not ours is a mistake."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            return UnknownState(f"{path}: cannot be written: {error.strerror}")
+        return ConfigError(f"{path}: cannot be written: {error.strerror}; set pressure.state_dir")
+
     def _write(self, owner: Owner) -> Path:
         temporary = self._record.with_name(f"{self._record.name}.{owner.host}.{owner.pid}")
-        temporary.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+        try:
+            temporary.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
     def _holder(self) -> Owner | None:

@@ -60,6 +60,14 @@ def prepare(shared_dir: Path) -> None:
             raise BridgeError(f"{directory}: cannot be made: {error.strerror}; set shared_dir") from None
 
 
+def make_if_new(shared_dir: Path) -> None:
+    """Make a shared directory that is not there yet. Raises BridgeError if the one above is missing: then no pilot
+    would look there."""
+    if not shared_dir.parent.is_dir():
+        raise BridgeError(f"{shared_dir}: {shared_dir.parent} is not there; is the file system mounted? see shared_dir")
+    prepare(shared_dir)
+
+
 def stop_mark(shared_dir: Path) -> Path:
     """The kill switch of all pilots that use this directory."""
     return shared_dir / "STOP"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -111,6 +110,8 @@ class Memory:
     """Plan id and resource ("ID:RESOURCE") -> listings since in which that submission did not show."""
     resets: Mapping[str, int] = field(default_factory=dict)
     """When an admin had a resource's past forgotten."""
+    shared: tuple[str, ...] = ()
+    """Shared directories that were there: one that is gone may have had the kill switch in it."""
     looked: int = 0
     pruned: int = 0
     """When old logs of pilots were removed last."""
@@ -121,8 +122,13 @@ _ADAPTER = TypeAdapter(Memory)
 
 def recall(config: Config) -> Memory:
     """What the last cycle left. A lost or damaged file makes counts start anew and silent schedds unknown."""
-    with suppress(OSError, ValidationError):
-        return _ADAPTER.validate_json(_file(config).read_bytes())
+    path = _file(config)
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except ValidationError:
+        log.warning("%s: damaged, what it knew is forgotten", path)
+    except OSError:
+        pass  # none yet
     return Memory()
 
 

@@ -39,7 +39,8 @@ def build(
         boot_timeout_s=int(config.pressure.boot_timeout.total_seconds()),
     )
     counts = [ended for ended in memory.ended if ended.ended > memory.resets.get(ended.resource, 0)]
-    verdicts = health(counts, follow.live(memory), seen.now, rules)
+    judged = health(counts, follow.live(memory), seen.now, rules)
+    verdicts = {name: verdict for name, verdict in judged.items() if name in config.resources}
     limits = {}
     for name in config.resources:
         limits[name] = _limits(config, name, seen, memory, entries, marks, verdicts.get(name, Health()))

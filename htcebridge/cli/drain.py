@@ -10,6 +10,8 @@ from htcebridge import marks, pilot
 from htcebridge.cli import App
 from htcebridge.config import Config
 from htcebridge.errors import ConfigError, ExitCode
+from htcebridge.slurm import Slurm
+from htcebridge.slurm_text import ENDED_STATES
 
 
 @click.command()
@@ -17,14 +19,20 @@ from htcebridge.errors import ConfigError, ExitCode
 @click.option("--reason", default="", metavar="TEXT", help="Why, for whoever finds it drained.")
 @click.pass_obj
 def command(app: App, target: str, reason: str) -> int:
-    """Let the pilots of a RESOURCE, or one PILOT (its Slurm id, such as 123_4), finish their jobs and take no more.
+    """Let the pilots of a RESOURCE, or one PILOT, finish their jobs and take no more.
+
+    A pilot is named by its Slurm id, such as 123_4; 123 is all of an array.
 
     A drained pilot leaves its node when it is empty; until then `undrain` takes it back. A drained resource gets no
     new pilots.
     """
-    directories, name = marked(app.config(), target)
+    config = app.config()
+    directories, name = marked(config, target)
+    names = [name] if target in config.resources else pilots_named(config, target)
     for directory in directories:
-        marks.set_drain(directory, name, reason or "htcebridge drain")
+        marks.make_if_new(directory)
+        for each in names:
+            marks.set_drain(directory, each, reason or "htcebridge drain")
     click.echo(f"{target} drains; its pilots see it within half a minute. Back: htcebridge undrain {target}")
     return ExitCode.OK
 
@@ -37,5 +45,15 @@ def marked(config: Config, target: str) -> tuple[list[Path], str]:
     if not target[:1].isdigit():
         known = ", ".join(shared) or "none is configured"
         raise ConfigError(f"{target!r} is neither a resource ({known}) nor a pilot's Slurm id such as 123_4")
-    # Which resource a pilot is of only Slurm knows; a mark that no pilot looks for does no harm.
     return sorted(set(shared.values())), target
+
+
+def pilots_named(config: Config, target: str) -> list[str]:
+    """A pilot's id, or those of an array's live tasks. Raises ConfigError if Slurm has none of that name."""
+    live = [job.id for job in Slurm(config.pressure.instance).queue().ours if job.state not in ENDED_STATES]
+    found = [id_ for id_ in live if target in (id_, id_.partition("_")[0])]
+    if not found:
+        raise ConfigError(
+            f"{target} is no live pilot of controller {config.pressure.instance!r}; see htcebridge pilots"
+        )
+    return found

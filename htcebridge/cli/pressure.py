@@ -98,8 +98,13 @@ def stop(app: App, reason: str) -> int:
     """
     config = app.config()
     for directory in _shared(config):
-        marks.set_stop(directory, reason or "htcebridge pressure stop")
-        click.echo(f"stopped: {marks.stop_mark(directory)}")
+        marks.make_if_new(directory)
+        already = marks.read_stop([directory])
+        if already:
+            click.echo(f"was stopped already: {already}")
+        else:
+            marks.set_stop(directory, reason or "htcebridge pressure stop")
+            click.echo(f"stopped: {marks.stop_mark(directory)}")
     _log_to_stderr(app.verbosity)
     try:
         with ControllerLock(config) as lock:
@@ -107,12 +112,11 @@ def stop(app: App, reason: str) -> int:
     except LockHeld as error:
         click.echo(f"{error}: its next cycle cancels what is pending")
         return ExitCode.OK
+    if result.exit_code is ExitCode.TEMPFAIL:
+        why = "; ".join(result.problems)
+        raise BridgeError(f"STOP is set, and pilots will see it; pending ones are not cancelled yet: {why}")
     cancelled = sum(len(each.cancel) for each in result.plan.resources.values())
     click.echo(f"{plural(cancelled, 'pending pilot')} cancelled; running ones finish their jobs and leave")
-    if result.exit_code is ExitCode.TEMPFAIL:
-        for problem in result.problems:
-            click.echo(f"htcebridge: {problem}", err=True)
-        return ExitCode.TEMPFAIL
     return ExitCode.OK
 
 

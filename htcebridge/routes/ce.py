@@ -100,7 +100,8 @@ class CE:
     ) -> subprocess.CompletedProcess[str]:
         if not os.access(self.config, os.R_OK):
             raise ConfigError(
-                f"{self.config}: no CE configuration that can be read; run this on the CE, or give --config-dir"
+                f"{self.config}: no CE configuration that can be read; run this on the CE, or name its directory "
+                "(--config-dir; for explain --ce-config)"
             )
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "USER", "LANG") if key in os.environ}
         try:

@@ -386,3 +386,40 @@ def test_a_closed_pipe_is_no_traceback(example: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+# --------------------------------------------------------------------------- the kill switch and drain marks
+
+
+@pytest.fixture
+def slurm_with_two(fake_command: Callable[..., Path]) -> None:
+    ours = f"5_1|RUNNING|p|q|a|{os.getuid()}|1|2|3|1:00:00|n|1|None|htcebridge:leonardo:dcgp:1"
+    lines = [QUEUE_HEADER, ours, ours.replace("5_1", "5_2")]
+    fake_command("squeue", stdout="".join(f"{line}|;\n" for line in lines))
+
+
+def test_drain_of_an_array_marks_its_live_pilots(
+    htcebridge_command: Run, example: Path, tmp_path: Path, slurm_with_two: None
+) -> None:
+    tmp_path.joinpath("work").mkdir()
+    assert htcebridge_command("--config", example, "drain", "5").code == 0
+    assert {path.name for path in (tmp_path / "work/htcebridge/drain").iterdir()} == {"5_1", "5_2"}
+    assert "takes jobs again" in htcebridge_command("--config", example, "undrain", "5_1").out
+
+
+def test_drain_of_a_pilot_that_is_not_there_is_refused(
+    htcebridge_command: Run, example: Path, tmp_path: Path, slurm_with_two: None
+) -> None:
+    tmp_path.joinpath("work").mkdir()
+    said = htcebridge_command("--config", example, "drain", "999_1")
+    assert (said.code, "no live pilot" in said.err) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize("command", [["drain", "dcgp"], ["pressure", "stop"]])
+def test_no_mark_is_set_where_no_pilot_would_look(
+    htcebridge_command: Run, example: Path, tmp_path: Path, command: list[str]
+) -> None:
+    said = htcebridge_command("--config", example, *command)
+    assert said.code == ExitCode.PROBLEM
+    assert "is the file system mounted?" in said.err
+    assert not tmp_path.joinpath("work").exists()

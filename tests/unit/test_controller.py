@@ -14,7 +14,18 @@ from htcebridge.errors import ConfigError, ExitCode
 from htcebridge.ledger import Entry, Ledger
 from htcebridge.lock import ControllerLock
 from htcebridge.memory import Memory, ReadLimits, Spent, recall, remember
-from htcebridge.model import Demand, Group, Outcome, Pilot, PilotPhase, ScheddAnswer, Shape, SlurmJob, Streaks
+from htcebridge.model import (
+    Demand,
+    EndedPilot,
+    Group,
+    Outcome,
+    Pilot,
+    PilotPhase,
+    ScheddAnswer,
+    Shape,
+    SlurmJob,
+    Streaks,
+)
 from htcebridge.observation import Observation
 from htcebridge.situation import Marks
 from htcebridge.slurm_limits import SlurmLimits
@@ -372,6 +383,26 @@ def test_the_first_cycle_of_all_finds_no_shared_directory_and_makes_it(
     shared.rmdir()
     assert once(config).plan.resources["dcgp"].submit == 2
     assert shared.joinpath("logs").is_dir()
+
+
+def test_a_shared_directory_that_was_there_and_is_gone_holds_the_cycle(
+    config: Config, world: World, shared: Path
+) -> None:
+    once(config)
+    submitted = world.asked("sbatch")
+    shared.rename(shared.with_name("hidden"))
+    assert "drain marks" in str(once(config).plan.held)
+    assert world.asked("sbatch") == submitted
+
+
+def test_a_resource_that_is_configured_no_more_raises_no_alarm(config: Config, world: World) -> None:
+    failed = [
+        EndedPilot(f"9_{n}", "gone", "p", Outcome.NEVER_JOINED, 1, 2, int(time.time()) - n, exit_code=30)
+        for n in range(5)
+    ]
+    Path(config.pressure.state_dir).expanduser().mkdir(parents=True)
+    remember(config, Memory(ended=tuple(failed)))
+    assert once(config).problems == ()
 
 
 def test_a_resource_that_cannot_be_rendered_does_not_stop_the_others(two: Config, world: World, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from htcebridge import lock as lock_module
 from htcebridge.config import Config
-from htcebridge.errors import ConfigError, ExitCode, LockHeld
+from htcebridge.errors import ConfigError, ExitCode, LockHeld, UnknownState
 from htcebridge.lock import ControllerLock, Owner
 
 HOLDER = """
@@ -207,3 +207,15 @@ def test_a_file_system_without_flock_is_no_error(config: Config, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", refuse)
     with ControllerLock(config), pytest.raises(LockHeld), ControllerLock(config):
         pass
+
+
+def test_a_full_disk_is_temporary_and_leaves_nothing_behind(
+    config: Config, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UnknownState, match="No space left"), ControllerLock(config):
+        pass
+    assert [path.name for path in owner_file(own_home).parent.iterdir()] == ["leonardo.lock"]

@@ -235,6 +235,7 @@ WORKED = replace(JOINED, worked=True)
         (slurm_says("COMPLETED"), JOINED, OutcomeLine(0, True, 0, "drained: tail"), Outcome.CANCELLED_BY_US),
         (slurm_says("FAILED", exit_code=11), NOTHING, OutcomeLine(11, False, 0, "no CVMFS"), Outcome.NEVER_JOINED),
         (slurm_says("FAILED", exit_code=11), NOTHING, None, Outcome.NEVER_JOINED),
+        (slurm_says("COMPLETED"), NOTHING, None, Outcome.UNKNOWN),
         (slurm_says("OUT_OF_MEMORY"), WORKED, None, Outcome.RAN),
         (slurm_says("PREEMPTED"), WORKED, None, Outcome.PREEMPTED),
         (slurm_says("PREEMPTED"), NOTHING, None, Outcome.PREEMPTED),
