@@ -289,8 +289,8 @@ class Pressure(Table):
         Duration, Field(description="How far back failures and preemptions count for back-off and quarantine.")
     ] = timedelta(hours=24)
     quarantine: Annotated[
-        Duration, Field(description="How long a node on which pilots fail is excluded. 0: never.")
-    ] = timedelta(hours=6)
+        Duration, Field(description="How long a node on which pilots fail is excluded at first. 0: never.")
+    ] = timedelta(hours=12)
     boot_timeout: Annotated[
         Duration, Field(description="A running pilot that has not joined after this long is no supply any more.")
     ] = timedelta(minutes=15)
