@@ -14,7 +14,7 @@ from htcebridge.ledger import Entry, Ledger
 from htcebridge.lock import ControllerLock
 from htcebridge.memory import Disabled, Memory, Pause
 from htcebridge.model import Pilot, PilotPhase, Plan, ResourcePlan, SlurmJob
-from htcebridge.situation import fingerprint
+from htcebridge.situation import UNDRAIN_SEEN_S, fingerprint
 from htcebridge.slurm import OutcomeUnknown, Slurm, SlurmRefused, Submission
 from htcebridge.slurm_text import Answer
 from htcebridge.units import plural
@@ -61,6 +61,9 @@ def _drain(doing: _Doing, name: str, decision: ResourcePlan) -> None:
         marks.set_drain(shared, id_, f"plan {doing.plan_id}: its work fits elsewhere", tail=True)
     for id_ in decision.undrain:
         marks.lift_drain(shared, id_, tail=True)
+    now = int(time.time())
+    recent = {id_: when for id_, when in doing.memory.undrained.items() if now - when < UNDRAIN_SEEN_S}
+    doing.memory = replace(doing.memory, undrained={**recent, **dict.fromkeys(decision.undrain, now)})
     for what, ids in (("drained", decision.drain), ("undrained", decision.undrain)):
         if ids:
             log.info("plan=%s resource=%s %s=%s", doing.plan_id, name, what, ",".join(ids))

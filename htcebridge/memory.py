@@ -110,6 +110,8 @@ class Memory:
     """Plan id and resource ("ID:RESOURCE") -> listings since in which that submission did not show."""
     resets: Mapping[str, int] = field(default_factory=dict)
     """When an admin had a resource's past forgotten."""
+    undrained: Mapping[str, int] = field(default_factory=dict)
+    """Pilot id -> when its tail mark was lifted: until it has seen that, it still says that it drains."""
     shared: tuple[str, ...] = ()
     """Shared directories that were there: one that is gone may have had the kill switch in it."""
     looked: int = 0

@@ -19,6 +19,9 @@ from htcebridge.slurm_limits import SlurmLimits, room
 from htcebridge.units import format_duration, plural
 from htcebridge.waits import chance, is_known
 
+# A pilot looks at its marks every 15 s, and the collector shows it a moment later; shared file systems add to that.
+UNDRAIN_SEEN_S = 120
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -86,6 +89,7 @@ def _with_chances(
     """The pilots with what only this controller knows: their --time-min, their chance to start, its own marks."""
     shortest = {entry.key: entry.time_min_s for entry in entries}
     waits = follow.waits(memory)
+    tail = marks.tail | {id_ for id_, when in memory.undrained.items() if seen.now - when < UNDRAIN_SEEN_S}
     horizon_s = config.pressure.start_horizon.total_seconds()
     known = []
     for each in seen.pilots:
@@ -95,7 +99,7 @@ def _with_chances(
             age_s = seen.now - job.submitted if job.submitted is not None else 0
             starts_in_s = job.starts - seen.now if job.starts is not None else None
             likely = chance(age_s, starts_in_s, waits.get(job.resource, []), horizon_s)
-        known.append(replace(each, job=job, chance=likely, tail_drained=each.job.id in marks.tail))
+        known.append(replace(each, job=job, chance=likely, tail_drained=each.job.id in tail))
     return tuple(known)
 
 
