@@ -33,8 +33,27 @@ own_dir mysql 0755 /var/lib/mysql
 chroot "$root" mariadb-install-db --user=mysql --datadir=/var/lib/mysql --auth-root-authentication-method=socket \
     --skip-test-db --innodb-log-file-size=8M >/dev/null
 
-# The munge key of the package is as old as the root directory; each bed writes its own.
-rm -f "$root/etc/munge/munge.key"
+# Two small CVMFS repositories: what a node's automounter shows below /cvmfs.
+repository() { # name: pack what is below $content, and start anew
+    chroot "$root" mksquashfs "${content#"$root"}" "/usr/share/testbed-cvmfs/$1.sqfs" -all-root -no-progress -quiet
+    rm -rf "$content"
+}
+content=$root/tmp/repository
+install -d -m 0755 "$root/usr/share/testbed-cvmfs"
+install -d -m 0755 "$content/SITECONF/local/JobConfig"
+echo 'export CMS_PATH=/cvmfs/cms.cern.ch' >"$content/cmsset_default.sh"
+echo '<site-local-config/>' >"$content/SITECONF/local/JobConfig/site-local-config.xml"
+repository cms.cern.ch
+profile=$content/repo/wn-leonardo/v1/etc/profile.d
+install -d -m 0755 "$profile"
+echo 'export WN_LEONARDO=v1' >"$profile/wn-leonardo-setup.sh"
+repository datacloud.infn.it
+# One user's /cvmfs serves the jobs of all.
+echo user_allow_other >>"$root/etc/fuse.conf"
+
+# The keys of the packages are as old as the root directory: each bed writes its own munge key, and sshd's are made where
+# one is started (ssh-keygen -A).
+rm -f "$root/etc/munge/munge.key" "$root"/etc/ssh/ssh_host_*
 # No resolver: the hosts know each other from /etc/hosts, and nothing else exists.
 echo 'hosts: files' >"$root/etc/nsswitch.hosts"
 sed -i '/^hosts:/d' "$root/etc/nsswitch.conf"
