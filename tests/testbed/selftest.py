@@ -10,6 +10,7 @@ from pathlib import Path
 from .bed import Testbed
 from .errors import TestbedError
 from .places import ETC, run_dir
+from .services import find
 
 Say = Callable[[str], object]
 HOME = "/leonardo/home/leo"
@@ -27,6 +28,8 @@ def selftest(suite: str, ce_config: Path | None, say: Say) -> None:
             slurm_is_like_leonardo,
             firewalls_hold,
             routed_job_runs_in_a_pilot,
+            cvmfs_is_there_for_jobs_named_so,
+            killed_cvmfs_job_leaves_nothing,
             preemption_warns_steps,
             slurmctld_stops_and_starts,
             tier1_stops_and_starts,
@@ -99,9 +102,49 @@ def routed_job_runs_in_a_pilot(bed: Testbed) -> None:
         "the output is back at the CE",
         lambda: "lrdn0" in bed.on("ce01", ["cat", "out.txt"], "cmspil001", check=False).stdout,
     )
-    expect_equal(bed.read("ce01", "/home/cmspil001/out.dat"), "data\n", "the job's file")
+    listed = bed.read("ce01", "/home/cmspil001/out.dat").split()
+    expect_equal(listed, ["SITECONF", "cmsset_default.sh"], "what a job in a pilot sees of CVMFS")
     bed.on("edge", ["scancel", pilot], "leo")
     until(60, "the pilot leaves", lambda: slurm_state(bed, pilot).startswith("CANCELLED"))
+
+
+def cvmfs_is_there_for_jobs_named_so(bed: Testbed) -> None:
+    names = {"FIRST_CVMFS": "lrdn0001", "SECOND_CVMFS": "lrdn0001", "PLAIN": "lrdn0002"}
+    jobs = {
+        name: sbatch(bed, "cvmfs.sh", "leo", f"--job-name={name}", f"--nodelist={node}") for name, node in names.items()
+    }
+
+    def said(name: str) -> list[str]:
+        return bed.on("edge", ["cat", f"{HOME}/selftest/{name}.log"], check=False).stdout.split("\n")[:-1]
+
+    def end(name: str) -> None:
+        bed.write("edge", f"{HOME}/selftest/{name}.end", "", owner="leo")
+        until(30, f"{name} is over", lambda: slurm_state(bed, jobs[name]) == "COMPLETED")
+
+    until(30, "the jobs run", lambda: all("started" in said(name) for name in names))
+    start = ["cms.cern.ch there", "unknown.cern.ch missing", "setup v1", "started"]
+    expect_equal(said("FIRST_CVMFS"), start, "what a CVMFS job sees")
+    expect_equal(said("PLAIN"), ["cms.cern.ch missing", "unknown.cern.ch missing", "started"], "what another sees")
+    expect_equal(cvmfs_left(bed, "lrdn0002"), [], "CVMFS on a node without such a job")
+    end("FIRST_CVMFS")
+    end("SECOND_CVMFS")
+    still = ["SITECONF", "cmsset_default.sh", "cms.cern.ch there"]
+    expect_equal(said("SECOND_CVMFS"), [*start, *still], "what a CVMFS job sees when the first one is over")
+    until(10, "nothing of CVMFS is left", lambda: not cvmfs_left(bed, "lrdn0001"))
+    bed.on("edge", ["scancel", jobs["PLAIN"]], "leo")
+
+
+def killed_cvmfs_job_leaves_nothing(bed: Testbed) -> None:
+    job = sbatch(bed, "cvmfs.sh", "leo", "--job-name=KILLED_CVMFS", "--nodelist=lrdn0001")
+    until(30, "/cvmfs is mounted", lambda: len(cvmfs_left(bed, "lrdn0001")) > 2)
+    bed.on("edge", ["scancel", "--signal=KILL", "--full", job], "leo")
+    until(30, "nothing of CVMFS is left", lambda: not cvmfs_left(bed, "lrdn0001"))
+
+
+def cvmfs_left(bed: Testbed, node: str) -> list[str]:
+    mounts = [line for line in bed.read(node, "/proc/self/mounts").splitlines() if " fuse." in line]
+    processes = [f"process {pid}" for pid in find(("afuse", "squashfuse"), "", bed.door(node))]
+    return mounts + processes + bed.on(node, ["find", "/tmp", "-name", "afuse-*"]).stdout.split()
 
 
 def preemption_warns_steps(bed: Testbed) -> None:
@@ -167,9 +210,9 @@ def routed(bed: Testbed) -> str:
     return bed.on("ce01", ["condor_q", "-all", "-af", "JobStatus", "Owner", "RouteName"]).stdout.strip()
 
 
-def sbatch(bed: Testbed, script: str, user: str) -> str:
+def sbatch(bed: Testbed, script: str, user: str, *options: str) -> str:
     bed.write("edge", f"{HOME}/selftest/{script}", (ETC / "selftest" / script).read_text(), owner=user)
-    submit = ["sh", "-c", 'cd "$HOME/selftest" && sbatch --parsable "$1"', "sh", script]
+    submit = ["sh", "-c", 'cd "$HOME/selftest" && sbatch --parsable "$@"', "sh", *options, script]
     return bed.on("edge", submit, user).stdout.strip()
 
 

@@ -44,7 +44,11 @@ def hpc_files(host: Host, hosts: tuple[Host, ...], munge_key: bytes) -> Iterator
         yield from homes()
     if host.is_node:
         yield Directory("/scratch_local", 0o1777)
-        for script in ("task_prolog.sh", "epilog.sh"):
+        yield Directory(
+            "/cvmfs", 0o777
+        )  # fusermount lets a user mount only where that user may write, not in a sticky one
+        yield Directory("/run/cvmfs-jobs", 0o1777)
+        for script in ("task_prolog.sh", "epilog.sh", "cvmfs.sh"):
             yield File(f"/etc/slurm/{script}", (ETC / "slurm" / script).read_text(), 0o755)
     if host.is_node or host.role is Role.EDGE:
         yield File("/etc/testbed/firewall.nft", firewall(host, hosts))

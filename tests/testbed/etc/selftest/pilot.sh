@@ -1,5 +1,5 @@
 #!/bin/sh
-#SBATCH --job-name=selftest
+#SBATCH --job-name=selftest_CVMFS
 #SBATCH --account=INF24_lhc_2
 #SBATCH --qos=qos_lowprio
 #SBATCH --partition=dcgp_usr_prod
