@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from . import data
 from .bed import Testbed
 from .errors import TestbedError
 from .places import ETC, run_dir
@@ -30,6 +31,7 @@ def selftest(suite: str, ce_config: Path | None, say: Say) -> None:
             routed_job_runs_in_a_pilot,
             cvmfs_is_there_for_jobs_named_so,
             killed_cvmfs_job_leaves_nothing,
+            nodes_read_and_write_the_grids_data,
             preemption_warns_steps,
             slurmctld_stops_and_starts,
             tier1_stops_and_starts,
@@ -145,6 +147,31 @@ def cvmfs_left(bed: Testbed, node: str) -> list[str]:
     mounts = [line for line in bed.read(node, "/proc/self/mounts").splitlines() if " fuse." in line]
     processes = [f"process {pid}" for pid in find(("afuse", "squashfuse"), "", bed.door(node))]
     return mounts + processes + bed.on(node, ["find", "/tmp", "-name", "afuse-*"]).stdout.split()
+
+
+def nodes_read_and_write_the_grids_data(bed: Testbed) -> None:
+    def xrdcp(url: str) -> str:
+        return bed.on("lrdn0001", ["xrdcp", "--silent", url, "-"], "leo").stdout
+
+    with data.door(bed), data.federation(bed):
+        data.put(bed, data.DOOR_HOST, "/store/data/file", "the Tier-1's")
+        data.put(bed, data.ORIGIN_HOST, "/store/data/file", "the federation's")
+        expect_equal(xrdcp(f"{data.DOOR_URL}/store/data/file"), "the Tier-1's", "the file behind the door")
+        expect_equal(xrdcp(f"{data.PROXY_URL}/store/data/file"), "the federation's", "the file behind the proxy")
+        upload = [
+            "curl",
+            "-sS",
+            "--fail",
+            "--capath",
+            data.AUTHORITIES,
+            "-T",
+            "-",
+            f"{data.DAVS_URL}/store/user/new/out",
+        ]
+        bed.on("lrdn0001", upload, "leo", input="a job's output")
+        expect_equal(data.get(bed, data.DOOR_HOST, "/store/user/new/out"), "a job's output", "the file written by davs")
+    for host in (data.DOOR_HOST, data.ORIGIN_HOST, data.PROXY_HOST):
+        expect_equal(find(("xrootd",), "", bed.door(host)), [], f"xrootd left on {host}")
 
 
 def preemption_warns_steps(bed: Testbed) -> None:
