@@ -233,7 +233,8 @@ def test_a_schedd_that_hangs_delays_nobody(chain: Chain) -> None:
     fast, hanging = seen["schedds"]
     assert (fast["schedd"], fast["error"]) == ("ce01.cr.example.org", None)
     assert fast["seconds"] < 4
-    assert [group["idle"] for group in fast["groups"]] == [3]
+    # The schedd may be about to give its jobs new autoclusters: two groups of the same, for a moment.
+    assert sum(group["idle"] for group in fast["groups"]) == 3
     assert hanging["error"] == "no answer in 6 s"
     assert 5.5 < seen["seconds"] < 10
     assert seen["known"]["ce02.cr.example.org"] == {"1.0": 5}

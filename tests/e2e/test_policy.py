@@ -74,9 +74,19 @@ def policy(chain: Chain) -> Iterator[Chain]:
 
 
 def evict(chain: Chain, job: GridJob) -> None:
-    """Evict a job's routed copy while it executes, as a preempted pilot does, and wait until it starts again."""
-    wait_until(lambda: chain.busy_slots() >= 1 and chain.states([job]) == [RUNNING], 90, "the job runs")
-    pool_id, shadows = chain.pool_jobs(job.ce, "ClusterId", "NumShadowStarts")[job.id]
+    """Evict a job's routed copy while it executes, as a preempted pilot does, and wait until it starts again.
+
+    Nothing is left to do where the CE removes the job meanwhile: it takes its time over what it has decided.
+    """
+
+    def runs_or_is_gone() -> bool:
+        return (chain.busy_slots() >= 1 and chain.states([job]) == [RUNNING]) or is_gone(chain, job)
+
+    wait_until(runs_or_is_gone, 90, "the job runs")
+    row = chain.pool_jobs(job.ce, "ClusterId", "NumShadowStarts").get(job.id)
+    if row is None or is_gone(chain, job):
+        return
+    pool_id, shadows = row
     chain.bed.on(job.ce, ["condor_vacate_job", "-fast", pool_id])
 
     def again() -> bool:

@@ -41,16 +41,24 @@ def check_machine(suite: str) -> None:
 
 
 def ensure_tools(say: Say) -> None:
-    """Install, through apt, the few programs that the testbed itself runs outside its hosts."""
-    missing = sorted({package for command, package in NEEDED.items() if shutil.which(command) is None})
-    if missing:
-        apt_install(missing, say)
+    """Install, through apt, the few programs that the testbed runs outside its hosts. One bed does, others wait."""
+    if not missing_tools():
+        return
+    with locked(cache_dir() / "apt.lock"):
+        if missing := missing_tools():
+            apt_install(missing, say)
+
+
+def missing_tools() -> list[str]:
+    return sorted({package for command, package in NEEDED.items() if shutil.which(command) is None})
 
 
 def apt_install(packages: list[str], say: Say) -> None:
     say(f"apt-get install {' '.join(packages)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends"]
+    # Somebody else's apt, such as an unattended upgrade, is waited for.
+    install += ["-o", "DPkg::Lock::Timeout=300", *packages]
     for command in (install, ["apt-get", "update", "-qq"], install):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode == 0 and command is install:
