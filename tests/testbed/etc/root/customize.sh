@@ -51,6 +51,29 @@ repository datacloud.infn.it
 # One user's /cvmfs serves the jobs of all.
 echo user_allow_other >>"$root/etc/fuse.conf"
 
+# Apptainer is in neither suite. Debian's unstable has one that needs nothing but what the suites have (1.4.5: libc6 2.38),
+# and nothing else may come from there. Where that changes the root directory is made without it, and the tests that
+# need it say so.
+apptainer_from_unstable() {
+    mirror=$(sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' "$root/etc/apt/sources.list" | head -n 1)
+    echo "deb $mirror sid main" >"$root/etc/apt/sources.list.d/apptainer.list"
+    printf 'Package: %s\nPin: release n=sid\nPin-Priority: %s\n\n' '*' -1 apptainer 500 \
+        >"$root/etc/apt/preferences.d/apptainer"
+    # Fetched as this machine's apt does, but installed in there: by itself apt-get would run this machine's dpkg.
+    APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get update -qq &&
+        APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get install -qq -y --download-only apptainer &&
+        chroot "$root" apt-get install -qq -y --no-download apptainer
+}
+# HTCondor's own packages have the image with which its startd tests for HasSIF; Debian's leave it out. To make one
+# Apptainer needs a "/" that is a mount point.
+sif_for_the_startds_test() {
+    # shellcheck disable=SC2016
+    unshare --mount sh -c 'mount --rbind "$1" "$1" && exec chroot "$1" apptainer --quiet build "$2.sif" "$3"' sh \
+        "$root" /usr/libexec/condor/exit_37 /usr/libexec/condor/singularity_test_sandbox
+}
+{ apptainer_from_unstable && sif_for_the_startds_test; } || echo "no apptainer here" >&2
+rm -f "$root/etc/apt/sources.list.d/apptainer.list" "$root/etc/apt/preferences.d/apptainer"
+
 # The keys of the packages are as old as the root directory: each bed writes its own munge key, and sshd's are made where
 # one is started (ssh-keygen -A).
 rm -f "$root/etc/munge/munge.key" "$root"/etc/ssh/ssh_host_*
@@ -59,3 +82,5 @@ echo 'hosts: files' >"$root/etc/nsswitch.hosts"
 sed -i '/^hosts:/d' "$root/etc/nsswitch.conf"
 cat "$root/etc/nsswitch.hosts" >>"$root/etc/nsswitch.conf"
 rm -f "$root/etc/nsswitch.hosts" "$root/etc/resolv.conf"
+# Empty, but there: Apptainer starts no container without it.
+: >"$root/etc/resolv.conf"
