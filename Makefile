@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 SUITES ?= trixie forky
 TESTBED := $(PYTHON) -m tests.testbed
 
-.PHONY: help demo test unit e2e lint bench testbed-up testbed-down clean
+.PHONY: help demo test unit e2e soak lint bench testbed-up testbed-down clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,10 +16,13 @@ demo: prepared ## show the whole chain: CE, route, demand, plan, pilot, job, on 
 test: unit e2e ## all tests; the testbed's need root (SUITES=trixie: one suite only)
 
 unit: prepared ## the fast tests
-	$(PYTHON) -m pytest tests/unit -q
+	$(PYTHON) -m pytest tests/unit -q -n 6
 
 e2e: prepared ## the whole chain on a testbed of each suite, side by side
 	@scripts/e2e $(PYTHON) $(SUITES)
+
+soak: prepared ## mixed load on short-lived pilots: no job is killed by walltime (SUITE=trixie MINUTES=60)
+	$(PYTHON) -m tests.e2e.soak $(or $(SUITE),trixie) $(or $(MINUTES),60)
 
 lint: prepared ## ruff, mypy, shellcheck
 	$(VENV)/bin/ruff check .

@@ -14,28 +14,35 @@ import annotated_types
 import tomli_w
 from pydantic.fields import FieldInfo
 
-from htcebridge import config
+from htcebridge import config, config_data, config_pilot, config_types
 
 TARGET = Path(__file__).with_name("configuration.md")
 
 # What the named types of the model are to a person. Told apart by the validators that they carry.
 _NAMED: tuple[tuple[Any, str], ...] = (
-    (config.Duration, "duration"),
-    (config.Megabytes, "size"),
-    (config.Identifier, "name"),
-    (config.Word, "word"),
-    (config.Gres, "gres"),
-    (config.HostPort, "host:port"),
-    (config.Issuer, "URL"),
-    (config.Pattern, "account pattern"),
-    (config.Walltime, "job attribute"),
-    (config.Path, "path"),
-    (config.CondorSource, "HTCondor source"),
-    (config.Line, "text"),
+    (config_types.Duration, "duration"),
+    (config_types.Megabytes, "size"),
+    (config_types.Identifier, "name"),
+    (config_types.Word, "word"),
+    (config_types.Gres, "gres"),
+    (config_types.HostPort, "host:port"),
+    (config_types.Address, "host:port"),
+    (config_types.DataUrl, "URL"),
+    (config_types.WebUrl, "URL"),
+    (config_types.FileName, "file name"),
+    (config_types.Options, "options"),
+    (config_types.NodePath, "path on the node"),
+    (config_types.Mount, "path on the node"),
+    (config_types.Issuer, "URL"),
+    (config_types.Pattern, "account pattern"),
+    (config_types.Walltime, "job attribute"),
+    (config_types.Path, "path"),
+    (config_types.CondorSource, "HTCondor source"),
+    (config_types.Line, "text"),
 )
 _PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", date: "date", timedelta: "duration"}
 
-_TABLES: tuple[tuple[str, type[config.Table], str], ...] = (
+_TABLES: tuple[tuple[str, type[config_types.Table], str], ...] = (
     ("[tier1]", config.Tier1, "Read by the controller; `collector` goes into the pilots, too. Required."),
     ("[grant]", config.Grant, "Goes into the CE route, the demand query and the pilots' START."),
     ("[[vo]]", config.VO, "One table for each VO. Goes into the CE route. Without any there is no route."),
@@ -45,13 +52,25 @@ _TABLES: tuple[tuple[str, type[config.Table], str], ...] = (
     ("[pressure]", config.Pressure, "Read by the controller; `instance` goes into the pilots, too."),
     (
         "[pilot]",
-        config.PilotSettings,
+        config_pilot.PilotSettings,
         "Shared by all resources. A resource inherits each key that it does not set itself. The CE route takes "
         "`default_walltime` from here alone, whatever a resource says.",
     ),
     (
+        "[connectivity.NAME]",
+        config_pilot.Endpoint,
+        "One table for each place on the network beside the collector. Goes into the pilots' checks.",
+    ),
+    (
+        "[data]",
+        config_data.Data,
+        "Goes into the pilots: see [pilot.md](pilot.md#data). Each door is looked at by the pilots' checks, too.",
+    ),
+    ("[[data.read]]", config_data.Door, "One table for each door or proxy, in the order in which jobs try them."),
+    ("[data.write]", config_data.Output, "The keys of `[[data.read]]`, and what CMS stages out with."),
+    (
         "[resource.NAME]",
-        config.Resource,
+        config_pilot.Resource,
         "One table for each kind of node. New nodes are taken from the resources that waste least "
         "([how it decides](how-it-decides.md#which-resource)); of equals the first is taken. Every key of `[pilot]` "
         "may stand here as well and wins over it.",
@@ -61,7 +80,7 @@ _TABLES: tuple[tuple[str, type[config.Table], str], ...] = (
 _HEAD = """\
 # Configuration
 
-<!-- Written by docs/generate.py from htcebridge/config.py. Edit those two, then: python docs/generate.py -->
+<!-- Written by docs/generate.py from htcebridge/config*.py. Edit those, then: python docs/generate.py -->
 
 One TOML file makes the CE route, the controller and the pilots. It is looked for in this order:
 
@@ -122,10 +141,11 @@ No value may hold a line break or a control character.
 
 ## Where $VARIABLES are expanded
 
-- `tier1.token_directory`, `pressure.state_dir`, `token_file`, `shared_dir`: on the edge node. `~` and any `$VARIABLE`,
+- `tier1.token_directory`, `pressure.state_dir`, `token_file`, `shared_dir`, `job_scratch`, `checks`, `templates`,
+  `executor`: on the edge node. `~` and any `$VARIABLE`,
   from the environment of the command. An unset variable is an error.
-- `scratch`: on the worker node. `~/` in front is the home directory; one `$VARIABLE` in front comes from the
-  environment that Slurm gives the job, and is `/tmp` if unset. Nothing further on in the path is expanded.
+- `scratch`: on the worker node. One `$VARIABLE` in front comes from the environment that Slurm
+  gives the job, and is `/tmp` if unset. Nothing further on in the path is expanded.
 - `setup`: on the worker node. These are shell lines; the shell does what it does.
 - All other values are taken as they stand.
 
@@ -145,10 +165,15 @@ def render() -> str:
     return _HEAD + "".join(_section(*table) for table in _TABLES)
 
 
-def _section(header: str, model: type[config.Table], where: str) -> str:
+def _section(header: str, model: type[config_types.Table], where: str) -> str:
     purpose = (model.__doc__ or "").strip().splitlines()[0]
-    inherited = config.PilotSettings.model_fields if model is config.Resource else {}
-    rows = [(name, field) for name, field in model.model_fields.items() if name not in inherited]
+    inherited = config_pilot.PilotSettings.model_fields if model is config_pilot.Resource else {}
+    # What is a table of its own has a section of its own.
+    rows = [
+        (name, field)
+        for name, field in model.model_fields.items()
+        if name not in inherited and config_types.table_in(field.annotation) is None
+    ]
     table = [_row(model, name, field) for name, field in rows]
     lines = [
         "",
@@ -164,7 +189,7 @@ def _section(header: str, model: type[config.Table], where: str) -> str:
     return "\n".join([*lines, *table]) + "\n"
 
 
-def _row(model: type[config.Table], name: str, field: FieldInfo) -> str:
+def _row(model: type[config_types.Table], name: str, field: FieldInfo) -> str:
     kind = ", ".join([_kind(field.annotation, field.metadata), *_bounds(field.metadata)])
     cells = (f"`{name}`", kind, _default(model, name, field), field.description or "")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -206,7 +231,7 @@ def _bounds(metadata: Iterable[Any]) -> list[str]:
     return bounds
 
 
-def _default(model: type[config.Table], name: str, field: FieldInfo) -> str:
+def _default(model: type[config_types.Table], name: str, field: FieldInfo) -> str:
     """The default as an admin would write it."""
     if field.is_required():
         return "**required**"

@@ -6,80 +6,29 @@ One file feeds the CE routes, the controller and the pilots, so that grant, dema
 
 from __future__ import annotations
 
-import re
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    model_validator,
+from pydantic import Field, model_validator
+
+from htcebridge.config_data import Data
+from htcebridge.config_pilot import Endpoint, PilotSettings, Resource
+from htcebridge.config_types import (
+    Duration,
+    GroupName,
+    HostPort,
+    Identifier,
+    Identity,
+    Issuer,
+    Megabytes,
+    Path,
+    Pattern,
+    Subject,
+    Table,
+    Text,
+    Walltime,
+    Word,
 )
-
-from htcebridge.units import format_duration, format_megabytes, parse_duration, parse_megabytes
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(parse_duration),
-    PlainSerializer(lambda value: format_duration(value.total_seconds()), return_type=str),
-]
-Megabytes = Annotated[
-    int,
-    BeforeValidator(parse_megabytes),
-    Field(gt=0),
-    PlainSerializer(format_megabytes, return_type=str),
-]
-
-
-def _one_line(text: str) -> str:
-    """Values end up in shell scripts, ClassAds and #SBATCH lines: one line, no control characters."""
-    if any(not character.isprintable() for character in text):
-        raise ValueError(f"{text!r} has a line break or a control character in it")
-    return text
-
-
-def _matching(pattern: str, what: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"{text!r} is not {what}")
-        return text
-
-    return AfterValidator(check)
-
-
-Line = Annotated[str, AfterValidator(_one_line)]
-Text = Annotated[Line, Field(min_length=1)]
-# A word that Slurm takes for an account, partition, QOS, job name or gres without quoting.
-Word = Annotated[Line, _matching(r"[A-Za-z0-9_.+-]+", "a plain word (letters, digits, '_', '.', '+', '-')")]
-# Route names with '-' make the whole CE configuration unreadable (HTCondor 23.9 and 25.14).
-Identifier = Annotated[Line, _matching(r"[A-Za-z][A-Za-z0-9_]*", "a name (a letter, then letters, digits or '_')")]
-Gres = Annotated[Line, _matching(r"\w+(:[\w.-]+)*", "a Slurm gres such as 'tmpfs:3t' or 'gpu:4'")]
-HostPort = Annotated[Line, _matching(r"[A-Za-z0-9_.-]+(:\d+)?", "a host or host:port")]
-Issuer = Annotated[Line, _matching(r"https?://[^\s\"\\$]+", "a token issuer's URL (https://...)")]
-Pattern = Annotated[Line, _matching(r"[A-Za-z0-9_.@*-]+", "an account name or pattern such as 'cmspil*'")]
-Subject = Annotated[Line, _matching(r"[\w.:@/=+-]+", "a token's subject or group")]
-Identity = Annotated[Line, _matching(r"[\w.-]+@[\w.-]+", "an identity such as 'condor@cr.example.org'")]
-GroupName = Annotated[Line, _matching(r"[A-Za-z]\w*(\.\w+)*", "an accounting group such as 'opp_cms'")]
-Walltime = Annotated[Line, _matching(r"[A-Za-z_]\w*( \* \d+)?", "a job attribute in seconds, or 'Attribute * factor'")]
-# A shell variable in front is expanded where the path is used: shared ones on the edge node, scratch on the node.
-Path = Annotated[Line, _matching(r"(~|/|\$\w+|\$\{\w+\}).*", "an absolute path (it may begin with ~ or $VARIABLE)")]
-# A path on the worker node: only a variable of the node's environment in front is expanded there.
-NodePath = Annotated[
-    Line, _matching(r"(/|\$[A-Za-z_]\w*(/|$)|\$\{[A-Za-z_]\w*\})[^$`~]*", "an absolute path (/... or $VARIABLE/...)")
-]
-CondorSource = Annotated[
-    Line, _matching(r"system|cvmfs:/cvmfs/.+|tarball:/.+", "system, cvmfs:/cvmfs/... or tarball:/...")
-]
-
-
-class Table(BaseModel):
-    """A TOML table: frozen, and a key that it doesn't know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
 
 
 class Tier1(Table):
@@ -299,129 +248,6 @@ class Pressure(Table):
     )
 
 
-class PilotSettings(Table):
-    """What every pilot is made of. A resource may override any of it."""
-
-    condor: Annotated[
-        CondorSource, Field(description='Where HTCondor comes from: "system", "cvmfs:/cvmfs/..." or "tarball:/...".')
-    ] = "system"
-    token_file: Annotated[
-        Path, Field(description="The pilots' IDTOKEN: ADVERTISE_STARTD, ADVERTISE_MASTER, READ. Must be 0600.")
-    ] = "~/.config/htcebridge/pilot.idtoken"
-    shared_dir: Annotated[
-        Path, Field(description="On the HPC's shared file system: the pilots' logs, drain marks, the kill switch.")
-    ] = "$WORK/htcebridge"
-    scratch: Annotated[NodePath, Field(description="Node-local space for the startd and its jobs.")] = "$TMPDIR"
-    setup: Annotated[
-        tuple[Text, ...], Field(description="Shell lines run before HTCondor starts: the worker-node environment.")
-    ] = ()
-    cvmfs: Annotated[
-        tuple[Word, ...], Field(description="CVMFS repositories that must be mounted; a pilot without them ends.")
-    ] = ()
-    idle_timeout: Annotated[Duration, Field(description="A pilot that runs no job for this long leaves its node.")] = (
-        timedelta(minutes=20)
-    )
-    default_walltime: Annotated[Duration, Field(description="Walltime of jobs that declare none.")] = timedelta(hours=8)
-    margin: Annotated[
-        Duration, Field(description="Time kept free before the end that Slurm gave, to vacate and clean up.")
-    ] = timedelta(minutes=4)
-    vacate_time: Annotated[
-        Duration, Field(description="How long a job may take to leave when it is told to; under the QOS's GraceTime.")
-    ] = timedelta(seconds=20)
-    boot_time: Annotated[
-        Duration, Field(description="From a pilot's start until it can take a job, as the planner expects it.")
-    ] = timedelta(minutes=5)
-    memory_reserve: Annotated[Megabytes, Field(description="Memory kept from the jobs, for the pilot itself.")] = 4096
-    attributes: Annotated[
-        dict[Identifier, Line | bool | int | float],
-        Field(description="More attributes for the startd to advertise, as plain values."),
-    ] = {}
-
-
-class Resource(PilotSettings):
-    """One kind of node, offered by one partition and QOS."""
-
-    partition: Annotated[Word, Field(description="Slurm partition.")]
-    account: Annotated[Word, Field(description="Slurm account.")]
-    qos: Annotated[Word, Field(description="Slurm QOS.")]
-    cpus: Annotated[int, Field(gt=0, description="Cores of one pilot (--cpus-per-task).")]
-    memory: Annotated[Megabytes, Field(description="Memory of one pilot (--mem).")]
-    gpus: Annotated[int, Field(ge=0, description="GPUs of one pilot.")] = 0
-    disk: Annotated[
-        Megabytes | None, Field(description="Scratch of one pilot. Left out: the tmpfs gres, or 10G without one.")
-    ] = None
-    gres: Annotated[tuple[Gres, ...], Field(description='Slurm gres, such as "tmpfs:3t" or "gpu:4".')] = ()
-    walltime: Annotated[Duration, Field(description="Longest life of a pilot (--time).")]
-    min_walltime: Annotated[
-        Duration | None, Field(description="Shortest life that is still useful (--time-min): lets backfill shrink it.")
-    ] = None
-    job_name: Annotated[Word, Field(description="Slurm job name.")] = "htcebridge"
-    max_running: Annotated[int, Field(ge=0, description="Pilots at a time, pending ones included.")] = 10
-    max_pending: Annotated[int, Field(ge=0, description="Pilots that may wait in Slurm at a time.")] = 5
-    max_node_hours: Annotated[
-        float | None, Field(ge=0, description="Node-hours that this resource's pilots may use since node_hours_since.")
-    ] = None
-    node_hours_since: Annotated[
-        date | None, Field(description="YYYY-MM-DD from which they count. Left out: all that slurmdbd remembers.")
-    ] = None
-    mode: Annotated[
-        Literal["demand", "constant"],
-        Field(description='"demand": as many as the jobs need; "constant": keep max_running/max_pending always.'),
-    ] = "demand"
-    max_hours: Annotated[
-        float | None,
-        Field(ge=0, description="Start nothing more after this many hours of this controller. 0 stops it."),
-    ] = None
-    executor: Annotated[
-        Path | None,
-        Field(
-            description="A site's own pilot script, run in the Slurm job instead of HTCondor's daemons: a manual "
-            'glidein. Its startds join another pool, so mode must be "constant".'
-        ),
-    ] = None
-    allow_cpu_jobs: Annotated[
-        bool | None, Field(description="Jobs without a GPU may run here. Left out: only where there are no GPUs.")
-    ] = None
-
-    @property
-    def disk_mb(self) -> int:
-        """Scratch that a pilot has for its jobs, MiB."""
-        if self.disk is not None:
-            return self.disk
-        split = (gres.partition(":") for gres in self.gres)
-        tmpfs = [parse_megabytes(size) for name, _, size in split if name == "tmpfs"]
-        # Leonardo gives a job 10 GB of /tmp when it asks for no tmpfs.
-        return sum(tmpfs) or 10 * 1024
-
-    @property
-    def takes_cpu_jobs(self) -> bool:
-        """GPU nodes are kept for GPU jobs unless the admin says otherwise."""
-        return self.gpus == 0 if self.allow_cpu_jobs is None else self.allow_cpu_jobs
-
-    @property
-    def longest_job(self) -> timedelta:
-        """The longest walltime that a full-length pilot can promise a job."""
-        return self.walltime - self.margin - self.boot_time
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Resource:
-        if self.min_walltime is not None and self.min_walltime > self.walltime:
-            raise ValueError("min_walltime is longer than walltime")
-        if (self.min_walltime or self.walltime) <= self.margin + self.boot_time:
-            raise ValueError(
-                "margin + boot_time leave no time for jobs: they must be shorter than walltime and min_walltime"
-            )
-        if self.executor is not None and self.mode != "constant":
-            raise ValueError('an executor\'s startds are not seen here: set mode = "constant"')
-        if self.memory_reserve >= self.memory:
-            raise ValueError("memory_reserve leaves no memory for jobs")
-        for gres in self.gres:
-            name, _, size = gres.partition(":")
-            if name == "tmpfs":
-                parse_megabytes(size)
-        return self
-
-
 class Config(Table):
     """The whole file."""
 
@@ -433,7 +259,9 @@ class Config(Table):
     demand: Demand = Demand()
     pressure: Pressure = Pressure()
     pilot: PilotSettings = PilotSettings()
-    resources: Annotated[dict[Identifier, Resource], Field(alias="resource")] = {}
+    connectivity: dict[Identifier, Endpoint] = Field(default_factory=dict)
+    data: Data = Data()
+    resources: dict[Identifier, Resource] = Field(alias="resource", default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -459,4 +287,7 @@ class Config(Table):
         unknown = {vo for site in self.sites for vo in site.vos if vo.lower() not in names}
         if unknown:
             raise ValueError(f"[[site]] names VOs that no [[vo]] table has: {', '.join(sorted(unknown))}")
+        both = self.connectivity.keys() & {door.name for door in self.data.doors}
+        if both:
+            raise ValueError(f"[connectivity] and [data] both have {', '.join(sorted(both))}; choose another name")
         return self

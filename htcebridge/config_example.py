@@ -7,11 +7,11 @@ from typing import Any
 
 import tomli_w
 
-from htcebridge import config
+from htcebridge import config, config_data, config_pilot, config_types
 from htcebridge.config import Config
 
 # What a first configuration says; every other key is shown as a comment with its default.
-_LEONARDO: tuple[tuple[str, type[config.Table], dict[str, Any]], ...] = (
+_LEONARDO: tuple[tuple[str, type[config_types.Table], dict[str, Any]], ...] = (
     ("[tier1]", config.Tier1, {"collector": "cm01.cr.example.org:9618"}),
     ("[grant]", config.Grant, {"attribute": "OpportunisticSite", "value": "leonardo"}),
     (
@@ -30,7 +30,7 @@ _LEONARDO: tuple[tuple[str, type[config.Table], dict[str, Any]], ...] = (
     ("[pressure]", config.Pressure, {"interval": "60s", "instance": "leonardo"}),
     (
         "[pilot]",
-        config.PilotSettings,
+        config_pilot.PilotSettings,
         {
             "shared_dir": "$WORK/htcebridge",
             "scratch": "$TMPDIR",
@@ -38,9 +38,14 @@ _LEONARDO: tuple[tuple[str, type[config.Table], dict[str, Any]], ...] = (
             "cvmfs": ["cms.cern.ch"],
         },
     ),
+    ("[connectivity.cern]", config_pilot.Endpoint, {"endpoint": "eoscms.cern.ch:1094"}),
+    ("[data]", config_data.Data, {"cms_site": "T1_IT_CNAF", "cms_subsite": "CNAF-LEONARDO"}),
+    ("[[data.read]]", config_data.Door, {"name": "CNAF_Disk", "prefix": "root://door.cr.example.org:1094/"}),
+    ("[[data.read]]", config_data.Door, {"name": "Federation", "prefix": "root://proxy.cr.example.org:1094/"}),
+    ("[data.write]", config_data.Output, {"name": "CNAF_WebDAV", "prefix": "davs://door.cr.example.org:8443/cms"}),
     (
         "[resource.dcgp]",
-        config.Resource,
+        config_pilot.Resource,
         {
             "partition": "dcgp_usr_prod",
             "account": "INF24_lhc_2",
@@ -53,13 +58,34 @@ _LEONARDO: tuple[tuple[str, type[config.Table], dict[str, Any]], ...] = (
             "job_name": "GP_CMS_CVMFS_STARTD",
             "max_running": 10,
             "max_pending": 5,
+            "template": "leonardo-dcgp",
+        },
+    ),
+    (
+        "[resource.booster]",
+        config_pilot.Resource,
+        {
+            "partition": "boost_usr_prod",
+            "account": "INF24_lhc_1",
+            "qos": "qos_lowprio",
+            "cpus": 32,
+            "memory": "494000M",
+            "gpus": 4,
+            "disk": "1T",
+            "walltime": "12h",
+            "min_walltime": "2h",
+            "job_name": "BOOST_CMS_CVMFS_STARTD",
+            "max_running": 10,
+            "max_pending": 5,
+            "template": "leonardo-booster",
+            "job_scratch": "$SCRATCH/htcebridge",
         },
     ),
 )
 
 
 def example() -> str:
-    """A configuration for Leonardo's DCGP nodes, every key with its meaning. It validates as it stands."""
+    """A configuration for Leonardo's DCGP and Booster nodes, every key with its meaning. It validates as it stands."""
     head = (
         "# htcebridge.toml: routes, controller and pilots are all made from this file.\n"
         "# A key behind '#' has the value shown. After an edit: htcebridge config check\n"
@@ -72,13 +98,13 @@ def dump(settings: Config) -> str:
     return tomli_w.dumps(_without_none(settings.model_dump(mode="json", by_alias=True)))
 
 
-def _table(header: str, model: type[config.Table], values: dict[str, Any]) -> str:
+def _table(header: str, model: type[config_types.Table], values: dict[str, Any]) -> str:
     purpose = (model.__doc__ or "").strip().splitlines()[0]
     lines = ["", f"# {purpose}", header]
     # What every pilot shares stands in [pilot]; a resource's own table shows its own keys.
-    inherited = config.PilotSettings.model_fields if model is config.Resource else {}
+    inherited = config_pilot.PilotSettings.model_fields if model is config_pilot.Resource else {}
     for name, field in model.model_fields.items():
-        if name in inherited and name not in values:
+        if (name in inherited and name not in values) or config_types.table_in(field.annotation):
             continue
         lines += textwrap.wrap(field.description or "", width=100, initial_indent="# ", subsequent_indent="# ")
         if name in values:
@@ -89,9 +115,9 @@ def _table(header: str, model: type[config.Table], values: dict[str, Any]) -> st
     return "\n".join(lines) + "\n"
 
 
-def _plain_default(model: type[config.Table], name: str) -> Any:
+def _plain_default(model: type[config_types.Table], name: str) -> Any:
     """A key's default as an admin would write it."""
-    blank = model.model_construct(**{name: model.model_fields[name].get_default()})
+    blank = model.model_construct(**{name: model.model_fields[name].get_default(call_default_factory=True)})
     return blank.model_dump(mode="json", include={name}, warnings=False)[name]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from htcebridge.config import Config
+    from htcebridge.config_types import Table
 
 ENVIRONMENT = "HTCEBRIDGE_CONFIG"
 PLACES = ("~/.config/htcebridge/htcebridge.toml", "/etc/htcebridge/htcebridge.toml")
@@ -93,20 +94,13 @@ def _written_location(raw: dict[str, Any], location: Sequence[int | str]) -> tup
 
 def _table_fields(location: Sequence[int | str]) -> dict[str, str]:
     """Key -> description of the table that a location is in."""
-    from htcebridge import config
+    from htcebridge.config import Config
+    from htcebridge.config_types import table_in
 
-    tables: dict[str, type[config.Table]] = {
-        "tier1": config.Tier1,
-        "grant": config.Grant,
-        "vo": config.VO,
-        "site": config.Site,
-        "routes": config.Routes,
-        "demand": config.Demand,
-        "pressure": config.Pressure,
-        "pilot": config.PilotSettings,
-        "resource": config.Resource,
-    }
-    model: type[config.Table] = tables.get(str(location[0]), config.Config) if len(location) > 1 else config.Config
+    model: type[Table] = Config
+    for part in location[:-1]:
+        field = next((f for name, f in model.model_fields.items() if part in (f.alias, name)), None)
+        model = (table_in(field.annotation) or model) if field else model
     return {field.alias or name: field.description or "" for name, field in model.model_fields.items()}
 
 

@@ -40,6 +40,10 @@ def classify(ended: Ended, seen: Seen, own_uid: int, said: OutcomeLine | None, e
         exit_code=code,
         said=_said(ended, said, outcome),
         starved=outcome is Outcome.NEVER_MATCHED and seen.starved >= STARVED_CYCLES,
+        jobs=said.jobs if said else 0,
+        evicted=said.evicted if said else 0,
+        core_s=said.core_s if said else 0,
+        lost_core_s=said.lost_core_s if said else 0,
     )
 
 

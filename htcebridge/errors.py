@@ -26,6 +26,10 @@ class ConfigError(BridgeError):
     exit_code = ExitCode.USAGE
 
 
+class UnsetVariable(ConfigError):
+    """A path begins with a variable that this command's environment does not have."""
+
+
 class UnknownState(BridgeError):
     """A source did not answer: unknown, never zero. Nothing is decided on it."""
 

@@ -196,12 +196,15 @@ def budgets(config: Config, slurm: Slurm, memory: Memory) -> Memory:
 
 def _log(outcome: EndedPilot) -> None:
     log.info(
-        "pilot=%s resource=%s plan=%s outcome=%r node=%s code=%d%s",
+        "pilot=%s resource=%s plan=%s outcome=%r node=%s code=%d jobs=%d evicted=%d lost_core_s=%d%s",
         outcome.id,
         outcome.resource,
         outcome.plan_id,
         str(outcome.outcome),
         outcome.node or "-",
         outcome.exit_code,
+        outcome.jobs,
+        outcome.evicted,
+        outcome.lost_core_s,
         f" said={outcome.said!r}" if outcome.said else "",
     )

@@ -263,7 +263,7 @@ def _leave_out_what_is_wrong(draft: _Draft) -> None:
     """Take away what `config check` would refuse, with its reason: the admin is asked for it instead."""
     from pydantic import ValidationError
 
-    from htcebridge.config import Resource
+    from htcebridge.config_pilot import Resource
 
     draft.values = {key: value for key, value in draft.values.items() if value is not None}
     missing = {key: _PLACEHOLDERS.get(key, "x") for key in _ASKED if key not in draft.values}

@@ -334,6 +334,11 @@ class EndedPilot:
     said: str = ""
     starved: bool = False
     """It joined and got no job, while jobs waited that it should have taken."""
+    jobs: int = 0
+    evicted: int = 0
+    core_s: int = 0
+    lost_core_s: int = 0
+    """Jobs that it started, those that ran when it had to leave; core-seconds of all jobs, of the evicted."""
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,20 @@ from htcebridge.units import plural
 BACK_OFF_AFTER = 3
 BACK_OFF_S = (60, 300, 900, 1800, 3600)
 # A node is bad when this many of its pilots failed in a row. One is enough where the pilot blames the node (CVMFS,
-# scratch, setup, shared_dir) or never reached the pool, while another one joined elsewhere: in an outage nobody joins.
-# Each further failure doubles the time, up to 8 times.
+# scratch, setup, shared_dir, network, clock, GPUs, a check of the site's own) or never reached the pool, while another
+# one joined elsewhere: in an outage nobody joins. Each further failure doubles the time, up to 8 times.
 FAILURES_OF_A_BAD_NODE = 2
 _NEVER_SEEN = -1
-_THE_NODE = {11, 13, 17, 19, 31, _NEVER_SEEN}
+_THE_NODE = {11, 13, 17, 19, 23, 24, 25, 27, 29, 31, _NEVER_SEEN}
 _MOST_DOUBLINGS = 3
 # A bad node is met again when the next burst comes, perhaps days later: its failures are remembered for so long.
 NODE_MEMORY_S = 7 * 24 * 3600
 # More are no black holes but a problem of the resource; and sbatch's --exclude has a length.
 MOST_EXCLUDED = 50
 
-# Exit codes of the pilot's script that no other node would change (docs/pilot.md): HTCondor, token, billing, memory.
-_NOT_THE_NODE = {12, 14, 15, 16, 20, 21, 22}
+# Exit codes of the pilot's script that no other node would change (docs/pilot.md): HTCondor, token, billing, memory,
+# executor.
+_NOT_THE_NODE = {12, 14, 15, 16, 18, 20, 21, 22, 28}
 _FAILED = {Outcome.NEVER_JOINED, Outcome.NODE_FAILED}
 
 

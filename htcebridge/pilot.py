@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from htcebridge.config import Config, Resource
-from htcebridge.errors import ConfigError
+from htcebridge import pilot_checks, siteconf
+from htcebridge.config import Config
+from htcebridge.config_pilot import Resource
+from htcebridge.errors import ConfigError, UnsetVariable
 from htcebridge.matching import walltime_expression
 from htcebridge.model import Limits, Shape
 from htcebridge.slurm_text import format_minutes
-from htcebridge.templates import classad_string, render
+from htcebridge.templates import OWN, classad_string, render
 
 # Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first.
 SIGNAL_BEFORE_END_S = 180
 # What every pilot advertises, beside its resource's own attributes.
 _LINUX = {"Arch": "X86_64", "OpSys": "LINUX", "HasFileTransfer": True, "PartitionableSlot": True}
+# What condor_submit asks for in the name of a job with an image. A pilot finds out whether it has them; without a pilot
+# to ask, the configuration's word has to do.
+_CONTAINERS = {"HasContainer": True, "HasSingularity": True, "HasSIF": True, "HasSandboxImage": True}
 
 
 def limits(name: str, resource: Resource) -> Limits:
@@ -54,14 +61,27 @@ def start_expression(config: Config, resource: Resource) -> str:
     clauses = [
         f"(TARGET.{grant.attribute} =?= {classad_string(grant.value)})",
         "(PilotDraining =!= True)",
+        "(NODE_IS_HEALTHY =!= False)",
+        # The ad of a node that died without a goodbye: the collector dates each ad, and looks for old ones every
+        # quarter of an hour only. On the node itself there is no date.
+        f"(time() - (LastHeardFrom ?: time()) < {4 * update_interval_s(resource) + 60})",
         "(time() < GLIDEIN_ToRetire)",
         f"(time() + {job_wall_expression(config, resource)} <= GLIDEIN_ToDie)",
     ]
     if grant.provenance:
         clauses.append(f"(TARGET.AuthTokenSubject =?= {classad_string(grant.provenance)})")
+    if resource.gpus and resource.takes_cpu_jobs and resource.cpus_kept_per_gpu:
+        # glideinWMS's RoomForCPUOnlyJobs: a job without a GPU leaves the free GPUs their cores.
+        room = f"Cpus - (TARGET.RequestCpus ?: 1) >= {resource.cpus_kept_per_gpu} * (GPUs ?: 0)"
+        clauses.append(f"((TARGET.RequestGPUs ?: 0) > 0 || {room})")
     if not resource.takes_cpu_jobs:
         clauses.append("((TARGET.RequestGPUs ?: 0) > 0)")
     return " && ".join(clauses)
+
+
+def update_interval_s(resource: Resource) -> int:
+    """How often, at least, a startd updates its ads: with each it looks if it has been idle for too long."""
+    return max(8, min(60, _seconds(resource.idle_timeout) // 4))
 
 
 def job_wall_expression(config: Config, resource: Resource) -> str:
@@ -82,6 +102,7 @@ def template_ad(config: Config, name: str, condor_version: str) -> str:
         **_LINUX,
         "CondorVersion": condor_version,
         **identity(config, name),
+        **(_CONTAINERS if resource.apptainer else {}),
         **resource.attributes,
         "Cpus": shape.cpus,
         "TotalCpus": shape.cpus,
@@ -122,6 +143,9 @@ def identity(config: Config, name: str) -> dict[str, object]:
         "GLIDEIN_Site": config.grant.value,
         "GLIDEIN_ResourceName": f"{config.grant.value}-{name}",
         "GLIDEIN_SiteWMS": "SLURM",
+        # What CMS's monitoring and its jobs' Requirements look at.
+        **({"GLIDEIN_CMSSite": config.data.cms_site} if config.data.cms_site else {}),
+        **({"CMSSubSiteName": config.data.cms_subsite} if config.data.cms_subsite else {}),
     }
 
 
@@ -130,45 +154,60 @@ def startd_config(config: Config, name: str) -> str:
     resource = resource_of(config, name)
     if resource.executor is not None:
         raise ConfigError(f"resource {name} has no startd of ours: its pilots run {resource.executor}")
+    own = expand(resource.templates, "templates") if resource.templates else None
+    checks = [path.removeprefix("checks/") for path in _checks(config, resource) if path.startswith("checks/")]
+    file = f"{resource.template}.conf.j2"
+    folder = OWN if own is not None and (own / file).is_file() else "startd_configs"
     return render(
-        "startd_configs/generic.conf.j2",
+        f"{folder}/{file}",
+        own,
         config=config,
         resource=resource,
         start=start_expression(config, resource),
         attributes={**identity(config, name), **resource.attributes},
-        update_s=max(8, min(60, int(resource.idle_timeout.total_seconds()) // 4)),
-        seconds=lambda duration: int(duration.total_seconds()),
+        update_s=update_interval_s(resource),
+        checks=checks,
+        job_environment=siteconf.environment(config.data),
+        site_path=siteconf.site_path(config.data),
+        seconds=_seconds,
     )
 
 
 def script(config: Config, name: str) -> str:
     """The sbatch script of this resource's pilots, complete: exactly what Slurm gets. Raises ConfigError."""
     resource = resource_of(config, name)
-    variable, rest = _scratch(resource.scratch)
-    margin = int(resource.margin.total_seconds())
-    head = {
+    common: dict[str, Any] = {
         "config": config,
         "resource": resource,
         "name": name,
         "gres": _gres(resource),
-        "minutes": lambda duration: format_minutes(int(duration.total_seconds())),
-        "seconds": lambda duration: int(duration.total_seconds()),
-        "signal_s": min(SIGNAL_BEFORE_END_S, max(30, margin - 30)),
+        "minutes": lambda duration: format_minutes(_seconds(duration)),
+        "seconds": _seconds,
+        "signal_s": min(SIGNAL_BEFORE_END_S, max(30, _seconds(resource.margin) - 30)),
         "log_dir": expand(resource.shared_dir, "shared_dir") / "logs",
-        "scratch_variable": variable,
-        "scratch_rest": rest,
+        "checks": _checks(config, resource),
+        "job_scratch": expand(resource.job_scratch, "job_scratch") if resource.job_scratch else None,
     }
     if resource.executor is not None:
-        return render("slurm_scripts/executor.sh.j2", **head, executor=expand(resource.executor, "executor"))
+        return render("slurm_scripts/executor.sh.j2", **common, executor=expand(resource.executor, "executor"))
     return render(
         "slurm_scripts/pilot.sh.j2",
-        **head,
+        **common,
         token_file=expand(resource.token_file, "token_file"),
         condor_kind=resource.condor.partition(":")[0],
         condor_path=resource.condor.partition(":")[2],
         startd_config=startd_config(config, name),
+        siteconf=siteconf.files(config.data),
         node_name=re.sub(r"[^A-Za-z0-9-]", "-", config.grant.value),
     )
+
+
+def _checks(config: Config, resource: Resource) -> dict[str, str]:
+    return pilot_checks.files(config, resource, expand(resource.checks, "checks") if resource.checks else None)
+
+
+def _seconds(duration: timedelta) -> int:
+    return int(duration.total_seconds())
 
 
 def resource_of(config: Config, name: str) -> Resource:
@@ -183,16 +222,12 @@ def expand(path: str, key: str) -> Path:
     """A path of the edge node with ~ and $VARIABLES put in. Raises ConfigError for an unset variable."""
     expanded = os.path.expanduser(os.path.expandvars(path))
     if "$" in expanded:
-        raise ConfigError(f"{key} = {path!r}: an environment variable in it is not set here; set it or write the path")
+        raise UnsetVariable(
+            f"{key} = {path!r}: an environment variable in it is not set here; set it or write the path"
+        )
     if not os.path.isabs(expanded):
         raise ConfigError(f"{key} = {path!r}: not an absolute path")
     return Path(expanded)
-
-
-def _scratch(path: str) -> tuple[str, str]:
-    """A node's path as (variable of the node's environment or "", the rest)."""
-    found = re.fullmatch(r"\$\{?(\w+)\}?(.*)", path)
-    return (found[1], found[2]) if found else ("", path)
 
 
 def _gres(resource: Resource) -> str:

@@ -23,7 +23,9 @@ _NO_TASK = "4294967294"
 _TAIL_BYTES = 16 * 1024
 _LINE = re.compile(
     r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d htcebridge-outcome "
-    r"code=(?P<code>\d{1,3}) joined=(?P<joined>yes|no) jobs=(?P<jobs>\d{1,9}) reason=(?P<reason>.*)$",
+    r"code=(?P<code>\d{1,3}) joined=(?P<joined>yes|no) jobs=(?P<jobs>\d{1,9})"
+    r"( evicted=(?P<evicted>\d{1,9}) core_s=(?P<core_s>\d{1,12}) lost_core_s=(?P<lost_core_s>\d{1,12}))?"
+    r" reason=(?P<reason>.*)$",
     re.MULTILINE | re.ASCII,
 )
 
@@ -39,13 +41,17 @@ class OutcomeLine:
     """A pilot's own account of its end.
 
     `code` is its exit code. `joined`: the collector has shown it, or a job has come to it. `jobs` is how many jobs its
-    startd has started. A pilot with a site's own executor says neither: no, and 0.
+    startd has started, `evicted` how many of them ran when it had to leave. `core_s` are the core-seconds of all its
+    jobs, `lost_core_s` those of the evicted. A pilot with a site's own executor says none of it: no, and 0.
     """
 
     code: int
     joined: bool
     jobs: int
     reason: str
+    evicted: int = 0
+    core_s: int = 0
+    lost_core_s: int = 0
 
 
 def parse_outcome(text: str) -> OutcomeLine | None:
@@ -54,7 +60,15 @@ def parse_outcome(text: str) -> OutcomeLine | None:
     if not lines:
         return None
     found = lines[-1]
-    return OutcomeLine(int(found["code"]), found["joined"] == "yes", int(found["jobs"]), found["reason"].strip())
+    return OutcomeLine(
+        code=int(found["code"]),
+        joined=found["joined"] == "yes",
+        jobs=int(found["jobs"]),
+        reason=found["reason"].strip(),
+        evicted=int(found["evicted"] or 0),
+        core_s=int(found["core_s"] or 0),
+        lost_core_s=int(found["lost_core_s"] or 0),
+    )
 
 
 def read_outcome(shared_dir: Path, pilot_id: str) -> OutcomeLine | None:

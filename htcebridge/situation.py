@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from htcebridge import follow, ledger, pilot
-from htcebridge.config import Config, Resource
+from htcebridge.config import Config
+from htcebridge.config_pilot import Resource
 from htcebridge.ledger import Entry
 from htcebridge.memory import Disabled, Memory, Pause
 from htcebridge.model import Cap, Limits, Pilot, PilotPhase, Policy, Shape, Situation

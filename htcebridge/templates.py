@@ -1,7 +1,7 @@
 """Renders ce_routes/, startd_configs/ and slurm_scripts/ (Jinja2, strict about undefined names).
 
 Every value that comes from the configuration passes a quoting filter where it is used: `sh` in shell, `classad`
-in ClassAd expressions, `condor` in HTCondor configuration.
+in ClassAd expressions, `condor` in HTCondor configuration, `heredoc` for a file that a script writes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from htcebridge.errors import ConfigError
@@ -17,16 +18,34 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render(template: str, **values: object) -> str:
-    """The text of "folder/name" with these values. Raises ConfigError for an unknown template or name."""
-    from jinja2 import TemplateNotFound, UndefinedError
+FOLDERS = ("ce_routes", "startd_configs", "slurm_scripts")
+OWN = "own"
+
+
+def render(template: str, own: Path | None = None, **values: object) -> str:
+    """The text of "folder/name" with these values; the folder "own" is `own`, a directory of the admin's.
+
+    Raises ConfigError for an unknown template or name, and for a template that is not one.
+    """
+    from jinja2 import TemplateNotFound, TemplateSyntaxError, UndefinedError
 
     try:
-        return _environment().get_template(template).render(**values)
+        return _environment(own).get_template(template).render(**values)
     except TemplateNotFound as error:
-        raise ConfigError(f"no template {error.name} in ce_routes/, startd_configs/ or slurm_scripts/") from None
+        raise ConfigError(f"no template {error.name}; there are: {', '.join(names(str(error.name), own))}") from None
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"template {error.filename or template}, line {error.lineno}: {error.message}") from None
     except UndefinedError as error:
         raise ConfigError(f"template {template}: {error.message}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"template {template}: {error}") from None
+
+
+def names(template: str, own: Path | None = None) -> list[str]:
+    """The templates of that one's folder, or all if it has none."""
+    known = [name for name in _environment(own).list_templates() if name.endswith(".j2")]
+    folder = template.partition("/")[0]
+    return [name for name in known if name.startswith(f"{folder}/")] or known
 
 
 def classad_string(value: object) -> str:
@@ -52,8 +71,17 @@ def condor_value(value: object) -> str:
 
 
 def condor_classad(value: object) -> str:
-    """A ClassAd literal inside HTCondor configuration."""
-    return condor_value(classad_string(value))
+    """A ClassAd literal inside HTCondor configuration.
+
+    There the old syntax holds, in which a backslash is one unless a quote follows (23.9, 25.14). Raises ConfigError for
+    a text in which one does.
+    """
+    if isinstance(value, (bool, int, float)):
+        return classad_string(value)
+    text = str(value)
+    if re.search(r'\\("|$)', text):
+        raise ConfigError(f"{text!r} cannot stand in HTCondor configuration: a backslash before a quote or at the end")
+    return condor_value('"' + text.replace('"', '\\"') + '"')
 
 
 def sbatch_path(value: object) -> str:
@@ -66,13 +94,31 @@ def sbatch_path(value: object) -> str:
     return f'"{text}"'
 
 
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
+def heredoc(value: object) -> str:
+    """Text as a shell's here-document in which nothing is expanded, with a delimiter that no line of it is."""
+    text, delimiter = str(value).removesuffix("\n"), "END_OF_FILE"
+    while delimiter in text.splitlines():
+        delimiter += "_"
+    return f"<< '{delimiter}'\n{text}\n{delimiter}"
 
-    folders = ("ce_routes", "startd_configs", "slurm_scripts")
+
+def node_path(value: object) -> str:
+    """A path of the worker node as a shell word: one variable in front is expanded there, and is /tmp if unset."""
+    found = re.fullmatch(r"\$\{?(\w+)\}?(.*)", str(value))
+    if not found:
+        return shlex.quote(str(value))
+    return f"${{{found[1]}:-/tmp}}" + (shlex.quote(found[2]) if found[2] else "")
+
+
+@cache
+def _environment(own: Path | None = None) -> Environment:
+    from jinja2 import BaseLoader, Environment, FileSystemLoader, PackageLoader, PrefixLoader, StrictUndefined
+
+    loaders: dict[str, BaseLoader] = {folder: PackageLoader("htcebridge", folder) for folder in FOLDERS}
+    if own is not None:
+        loaders[OWN] = FileSystemLoader(own)
     environment = Environment(
-        loader=PrefixLoader({folder: PackageLoader("htcebridge", folder) for folder in folders}),
+        loader=PrefixLoader(loaders),
         undefined=StrictUndefined,
         # "${#name}" is shell.
         comment_start_string="{%#",
@@ -84,4 +130,5 @@ def _environment() -> Environment:
     )
     environment.filters.update(sh=lambda value: shlex.quote(str(value)), classad=classad_string)
     environment.filters.update(sbatch=sbatch_path, condor=condor_value, condor_classad=condor_classad)
+    environment.filters.update(heredoc=heredoc, node_path=node_path)
     return environment

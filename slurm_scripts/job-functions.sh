@@ -9,9 +9,11 @@ finish() {
   exit "$1"
 }
 
-# conclude CODE JOINED JOBS: the last line of the log, which the controller reads (htcebridge/outcome_line.py).
+# conclude CODE JOINED JOBS [EVICTED CORE_S LOST_CORE_S]: the last line of the log, which the controller reads
+# (htcebridge/pilot_logs.py).
 conclude() {
-  say "htcebridge-outcome code=$1 joined=$2 jobs=$3 reason=${REASON:-the script ended unexpectedly}"
+  say "htcebridge-outcome code=$1 joined=$2 jobs=$3${4:+ evicted=$4 core_s=$5 lost_core_s=$6}" \
+    "reason=${REASON:-the script ended unexpectedly}"
 }
 
 # billed_as ACCOUNT QOS PARTITION: end here if Slurm bills this job to something else. slurmdbd keeps accounts and
@@ -33,13 +35,25 @@ end_of_job() {
   [ -n "$text" ] && [ "$text" != Unknown ] && date -d "$text" +%s
 }
 
-# afuse mounts a repository when it is first touched; a hanging one must not hang the pilot.
-check_cvmfs() {
-  for _ in {1..6}; do
-    timeout 20 ls "/cvmfs/$1" > /dev/null 2>&1 && return
-    sleep 5
-  done
-  finish 11 "CVMFS repository $1 is not mounted"
+# run_checks PATTERN: the checks of these names; ends the pilot at the first that fails. What they found out is kept for
+# the startd's ad.
+run_checks() {
+  local names
+  # shellcheck disable=SC2086  # a pattern
+  names=$(cd "$PILOT_DIR" && ls -d $1 2> /dev/null)
+  [ -n "$names" ] || return 0
+  # shellcheck disable=SC2086  # names without blanks
+  "$PILOT_DIR/run-checks" join 300 ${names//checks\//} >> "$PILOT_DIR/checked" 2> "$PILOT_DIR/why" \
+    || finish "$(check_code $?)" "$(tail -n 1 "$PILOT_DIR/why")"
+}
+
+# A check of the site's own ends with any code; those of docs/pilot.md are kept, so that they mean what they say there.
+check_code() { if [ "$1" -ge 11 ] && [ "$1" -le 28 ]; then echo "$1"; else echo 29; fi; }
+
+# set_since BEFORE: names of the exported variables that are new or changed since `export -p | sort` gave that.
+set_since() {
+  comm -13 <(echo "$1") <(export -p | sort) | sed -n 's/^declare -x \([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' \
+    | grep -vxE 'PWD|OLDPWD|SHLVL|_' | paste -sd ,
 }
 
 # start_sentinel PID: when a preemption's grace begins Slurm tells job steps only, not this script. A step that does

@@ -1,9 +1,10 @@
-# shellcheck shell=bash disable=SC2034,SC2317
+# shellcheck shell=bash disable=SC2016,SC2034,SC2317
 # What pilot.sh.j2 calls; put into it as it stands.
 
 # leave SIGNAL REASON: tell condor_master, and nobody else. A raw signal to a payload would complete its job.
 leave() {
   WHY=$2
+  LEFT=${LEFT:-$(date +%s)}
   say "leaving: $WHY"
   [ -z "$MASTER" ] || kill "-$1" "$MASTER" 2> /dev/null
 }
@@ -30,8 +31,9 @@ clean_up() {
   fi
   if [ -n "${JOINING:-}" ]; then say_goodbye; fi
   # Before rm: what jobs left may take longer to remove than Slurm waits with its KILL.
-  conclude "$code" "$(joined && echo yes || echo no)" "$(jobs_started)"
-  if [ -d "$PILOT_DIR" ]; then cd / && rm -rf -- "$PILOT_DIR"; fi
+  # shellcheck disable=SC2046  # three numbers
+  conclude "$code" "$(joined && echo yes || echo no)" "$(jobs_started)" $(work_done)
+  cd / && rm -rf -- "$PILOT_DIR" "$JOB_DIR"
 }
 
 # joined: true once the collector has shown this pilot, or a job has come to it.
@@ -40,25 +42,57 @@ joined() { [ -e "$PILOT_DIR/joined" ] || [ "$(jobs_started)" -gt 0 ]; }
 # How many jobs the startd has started: one such line each in its log, rotated parts included (23.9, 25.14).
 jobs_started() { cat "$PILOT_DIR"/log/StartLog* 2> /dev/null | grep -c 'Changing activity: Idle -> Busy'; }
 
+# Jobs that were running when the pilot had to leave, core-seconds of all its jobs, and of those: what they lose. The
+# startd writes each job's ad when it ends here, whatever the end; 23.9 does not say which end it was, so the time tells.
+work_done() {
+  local since=${LEFT:-${TO_DIE:-0}}
+  [ "$since" -le "${TO_DIE:-0}" ] || since=$TO_DIE
+  if [ -s "$PILOT_DIR/announced" ]; then since=$(date -d "$(cat "$PILOT_DIR/announced")" +%s); fi
+  cat "$PILOT_DIR"/log/startd_history* 2> /dev/null | awk -v since="$since" '
+    $1 == "CompletionDate" { ended = $3 }
+    $1 == "JobCurrentStartDate" { started = $3 }
+    $1 == "CpusProvisioned" { cpus = $3 }
+    /^\*\*\*/ {
+      if (started > 0 && ended >= started) {
+        all += (ended - started) * cpus
+        if (ended >= since) { evicted++; lost += (ended - started) * cpus }
+      }
+      ended = started = cpus = 0
+    }
+    END { printf "%d %d %d\n", evicted, all, lost }'
+}
+
 # watch INSTANCE.RESOURCE: what neither condor_master nor the startd does by itself, until the pilot ends. It must not
 # hang with the shared file system, so each look at the marks is a process of its own, one at a time.
 watch() {
-  local look='' seconds=0
+  local look='' seconds=0 told
+  told=$(what_to_tell)
   while sleep 5; do
     seconds=$((seconds + 5))
     if [ "$((seconds % 15))" -eq 0 ] && ! { [ -n "$look" ] && kill -0 "$look" 2> /dev/null; }; then
       look_for_marks "$1" &
       look=$!
     fi
-    if [ "$PILOT_DIR/drain.conf" -nt "$PILOT_DIR/told" ] && [ -e "$PILOT_DIR/log/.master_address" ]; then
-      : > "$PILOT_DIR/told"
+    if [ "$(what_to_tell)" != "$told" ] && [ -e "$PILOT_DIR/log/.master_address" ]; then
+      told=$(what_to_tell)
       kill -HUP "$MASTER" 2> /dev/null
     fi
     # DAEMON_SHUTDOWN ends a drained startd that has no jobs, and its address file goes with it. The master would
     # notice with its own next update to the collector, and stay for three minutes at least.
     if drained && [ ! -e "$PILOT_DIR/log/.startd_address" ]; then kill -TERM "$MASTER" 2> /dev/null; fi
+    # The master starts a dead startd again for ever; a node that nobody can use is better given back.
+    if [ "$(deaths_of_startd)" -ge 3 ]; then kill -TERM "$MASTER" 2> /dev/null; fi
     [ -e "$PILOT_DIR/joined" ] || ! in_collector || : > "$PILOT_DIR/joined"
   done
+}
+
+# What the startd's configuration includes: a drain mark, and what the checks say. Compared as text: to -nt of bash 4.4
+# (RHEL 8) two files of the same second are equally new.
+what_to_tell() { cat "$PILOT_DIR/drain.conf" "$PILOT_DIR/health.conf" 2> /dev/null; }
+
+# How often the startd has died by itself: 99 is how it says that it shut itself down.
+deaths_of_startd() {
+  grep -E 'The STARTD \(pid [0-9]+\) (exited|died)' "$PILOT_DIR/log/MasterLog" 2> /dev/null | grep -cvE 'status (0|99)$'
 }
 
 in_collector() {
@@ -131,6 +165,24 @@ memory_given() {
   fi
   echo "$given"
 }
+
+# KB free for the jobs' directories, or as many as the resource has where the file system has more: two pilots may share it.
+disk_for_jobs() {
+  local free
+  read -r _ _ _ free _ < <(df -Pk "$JOB_DIR" | tail -n 1)
+  if [ "$free" -lt "$1" ]; then echo "$free"; else echo "$1"; fi
+}
+
+# address_towards HOST: the address of this node from which HOST is reached. InfiniBand is an interface too.
+address_towards() {
+  local address
+  address=$(getent ahostsv4 "$1" | sed -n '1s/ .*//p')
+  [ -z "$address" ] || ip -o route get "$address" 2> /dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p'
+}
+
+# As lines of HTCondor's configuration: what the checks have found out, and the names of it.
+found_by_checks() { sed -n 's/\$/$(DOLLAR)/g; /^[A-Za-z_][A-Za-z0-9_]* = ./p' "$PILOT_DIR/checked" 2> /dev/null; }
+names_found() { found_by_checks | sed 's/ = .*//' | paste -sd ' '; }
 
 # token_outlives FILE TIME: true if the token has no expiry or one after TIME. Reads the JWT's second part.
 token_outlives() {

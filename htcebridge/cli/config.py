@@ -9,7 +9,7 @@ import click
 from htcebridge import config_file
 from htcebridge.cli import App
 from htcebridge.cli.output import print_json
-from htcebridge.errors import ConfigError
+from htcebridge.errors import ConfigError, UnsetVariable
 
 
 @click.group()
@@ -31,9 +31,19 @@ def init(file: Path | None) -> None:
 @command.command()
 @click.pass_obj
 def check(app: App) -> None:
-    """Say whether the configuration can be used; every mistake with its line."""
+    """Say whether the configuration can be used, templates and checks included; every mistake with its line."""
+    from htcebridge import pilot
+
     path = app.path()
     config = app.config()
+    for name in config.resources:
+        try:
+            pilot.script(config, name)
+        except UnsetVariable as error:
+            # A CE admin has the same file, and none of the HPC's variables.
+            click.echo(f"htcebridge: resource {name}: {error}: its script is not looked at here", err=True)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: resource {name}: {error}") from None
     resources = ", ".join(config.resources) or "none"
     vos = ", ".join(vo.name for vo in config.vos) or "none"
     click.echo(f"{path}: good (VOs: {vos}; resources: {resources})")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from htcebridge import pilot
-from htcebridge.config import Config, Resource
+from htcebridge.config import Config
+from htcebridge.config_pilot import Resource
 from htcebridge.errors import ConfigError
 from htcebridge.model import Limits, Policy, Shape
 from htcebridge.outcomes import Rules

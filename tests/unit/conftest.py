@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,13 @@ def load(tmp_path: Path) -> Callable[[str], Config]:
 @pytest.fixture
 def config(load: Callable[[str], Config]) -> Config:
     return load(DESIGN_EXAMPLE)
+
+
+@pytest.fixture
+def collector() -> Iterator[str]:
+    """host:port of something that can be reached."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_init_then_check_then_show(htcebridge_command: Run, own_home: Path) -> N
     assert htcebridge_command("config", "init").code == 0
     assert usual.is_file()
     checked = htcebridge_command("config", "check")
-    assert (checked.code, checked.out) == (0, f"{usual}: good (VOs: cms; resources: dcgp)\n")
+    assert (checked.code, checked.out) == (0, f"{usual}: good (VOs: cms; resources: dcgp, booster)\n")
     shown = json.loads(htcebridge_command("config", "show", "--json").out)
     assert shown["resource"]["dcgp"]["memory"] == "494000M"
     assert "partition" in htcebridge_command("config", "show").out

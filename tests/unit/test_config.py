@@ -51,7 +51,7 @@ def test_units_become_values(config: Config) -> None:
 
 
 def test_what_config_init_writes_validates(load: Load) -> None:
-    assert list(load(example()).resources) == ["dcgp"]
+    assert list(load(example()).resources) == ["dcgp", "booster"]
 
 
 def test_every_commented_key_of_config_init_is_a_real_one_with_its_default(load: Load) -> None:
@@ -356,3 +356,40 @@ def test_no_configuration_names_every_place_and_the_way_out() -> None:
 def test_the_home_of_an_unknown_user_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="no_such_user_here"):
         config_file.find("~no_such_user_here/htcebridge.toml")
+
+
+# --------------------------------------------------------------------------- pilots, connectivity, data
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[connectivity.x]\nendpint = "x:1"\n', "did you mean endpoint"),
+        ('[connectivity.x]\nendpoint = "x"\n', r":2: .*'x' is not an address host:port"),
+        ('[data]\ncms_sit = "T1"\n', r":2: .*did you mean cms_site"),
+        ('[[data.read]]\nname = "a"\nprefix = "ftp://x/"\n', r":3: .*is not a URL such as"),
+        ('[[data.read]]\nname = "a"\nprefx = "root://x/"\n', r"did you mean prefix"),
+        ('[connectivity.a]\nendpoint = "x:1"\n[[data.read]]\nname = "a"\nprefix = "root://x/"\n', "both have a"),
+    ],
+)
+def test_mistakes_in_the_nodes_surroundings_are_named_with_their_line(
+    load: Load, design_example: str, text: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(f"{text}{design_example}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("template", '"../x"', "is not a file's name"),
+        ("gpu_discovery", '"-extra; touch X"', "is not options"),
+        ("bind", '["/cvmfs", "$(x)"]', "is not an absolute path"),
+        ("cpus_kept_per_gpu", "50", "keeps 200 of 112 cpus"),
+        ("min_scratch", '"4T"', "min_scratch is more than disk"),
+    ],
+)
+def test_what_no_pilot_could_be_is_refused(load: Load, design_example: str, key: str, value: str, says: str) -> None:
+    more = 'gpus = 4\ndisk = "3T"\n' if key in ("cpus_kept_per_gpu", "min_scratch") else "gpus = 0\n"
+    with pytest.raises(ConfigError, match=says):
+        load(design_example.replace("gpus = 0\n", f"{more}{key} = {value}\n"))

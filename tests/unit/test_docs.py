@@ -205,8 +205,9 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_pilot_md_explains_every_exit_code_of_the_pilot() -> None:
-    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "slurm_scripts").iterdir())
-    codes = set(re.findall(r"\bfinish (\d+)", scripts))
+    folder = ROOT / "slurm_scripts"
+    scripts = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file())
+    codes = set(re.findall(r"\b(?:finish|exit|echo) (1[1-9]|[23]\d|0)\b(?! found)", scripts))
     explained = re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "pilot.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert codes == set(explained)
     assert len(explained) == len(codes)

@@ -102,11 +102,14 @@ def write(path: Path, text: str) -> Path:
 
 
 @pytest.fixture
-def with_executor(load: Callable[[str], Config], design_example: str, scratch: Path) -> Callable[..., Config]:
+def with_executor(
+    load: Callable[[str], Config], design_example: str, scratch: Path, collector: str
+) -> Callable[..., Config]:
     def make(executor: Path | str, **keys: object) -> Config:
         raw = tomllib.loads(design_example)
+        raw["tier1"]["collector"] = collector
         plain = {"mode": "constant", "executor": str(executor), "scratch": str(scratch), "setup": [], "cvmfs": []}
-        raw["resource"]["dcgp"].update({**plain, "vacate_time": "3s", **keys})
+        raw["resource"]["dcgp"].update({**plain, "vacate_time": "3s", "min_scratch": "1M", **keys})
         return load(tomli_w.dumps(raw))
 
     return make

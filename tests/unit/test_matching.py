@@ -93,13 +93,22 @@ def test_a_job_without_a_walltime_gets_the_default(load: Callable[[str], Config]
 
 
 def test_a_clause_of_the_jobs_requirements_is_the_reason(matcher: Matcher) -> None:
-    said = why(matcher, Requirements='(TARGET.Arch == "X86_64") && (TARGET.HasSingularity =?= true)')
-    assert said == "the job's Requirements: TARGET.HasSingularity is true is false"
+    said = why(matcher, Requirements='(TARGET.Arch == "X86_64") && (TARGET.HasMagic =?= true)')
+    assert said == "the job's Requirements: TARGET.HasMagic is true is false"
 
 
 def test_a_clause_with_strict_comparisons_beside_others_is_told_apart(matcher: Matcher) -> None:
     said = why(matcher, Requirements='TARGET.Arch =?= "X86_64" && TARGET.Site =?= "CNAF" && TARGET.OpSys =!= "WIN"')
     assert said == 'the job\'s Requirements: TARGET.Site is "CNAF" is false'
+
+
+def test_a_job_with_an_image_fits_unless_the_resource_has_no_apptainer(
+    load: Callable[[str], Config], design_example: str
+) -> None:
+    with_image = job(Requirements="TARGET.HasContainer && TARGET.HasSIF")
+    without = load(design_example.replace("[resource.dcgp]\n", '[resource.dcgp]\napptainer = ""\n'))
+    for config, fits in ((load(design_example), ("dcgp",)), (without, ())):
+        assert Matcher({"dcgp": template_ad(config, "dcgp", VERSION)}).fit(with_image)[0] == fits
 
 
 def test_an_undefined_clause_says_so(matcher: Matcher) -> None:

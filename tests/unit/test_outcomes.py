@@ -114,7 +114,7 @@ def test_quarantine_ends_and_one_more_failure_renews_it() -> None:
     assert verdict([*past, ended(1)], (running(60),)).exclude == ("lrdn0001",)
 
 
-@pytest.mark.parametrize("code", [11, 13, 17, 19, 31])
+@pytest.mark.parametrize("code", [11, 13, 17, 19, 23, 24, 25, 27, 29, 31])
 def test_one_failure_is_enough_where_the_pilot_blames_the_node(code: int) -> None:
     assert verdict([ended(20, exit_code=code)], (running(25),)).exclude == ("lrdn0001",)
 
@@ -145,7 +145,7 @@ def test_a_pilot_that_joins_on_the_node_clears_it() -> None:
     assert verdict([ended(30), ended(20)], (running(25), running(10, node="lrdn0001"))).exclude == ()
 
 
-@pytest.mark.parametrize("code", [12, 14, 15, 16])
+@pytest.mark.parametrize("code", [12, 14, 15, 16, 18, 28])
 def test_what_no_other_node_would_change_is_not_the_nodes_fault(code: int) -> None:
     assert verdict([ended(30, exit_code=code), ended(20, exit_code=code)], (running(25),)).exclude == ()
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 
 from htcebridge import pilot, templates
 from htcebridge.config import Config
@@ -23,6 +25,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "tarball": {"condor": "tarball:/shared/it's condor.tar.gz", "scratch": "/local scratch"},
     "bare": {"setup": [], "cvmfs": [], "gres": [], "scratch": "$SCRATCH/it's here", "min_walltime": None},
     "setup": {"setup": ["source /opt/it\\'s.sh", 'export X="$(date)"', "if true; then", "  :", "fi"]},
+    "no containers": {"apptainer": "", "bind": []},
     "attributes": {"attributes": {"Motto": 'it\'s "$(touch X)" `touch X` \\ %', "HasAVX": True, "N": 3, "R": 0.5}},
 }
 NASTY = [
@@ -297,6 +300,48 @@ def test_the_template_ad_is_a_classad(make: Make) -> None:
         assert ad["Memory"] == 494000 - 4096
 
 
+def test_a_node_that_is_not_healthy_takes_no_job(make: Make) -> None:
+    import classad2
+
+    config = make()
+    ad = classad2.ClassAd(pilot.template_ad(config, "dcgp", ""))
+    job = classad2.ClassAd('[ OpportunisticSite = "leonardo"; RequestCpus = 1; BatchRuntime = 60 ]')
+    assert ad.lookup("Start").eval(ad, job) is True
+    ad["NODE_IS_HEALTHY"] = False
+    assert ad.lookup("Start").eval(ad, job) is False
+
+
+@pytest.mark.parametrize(
+    ("free", "asks", "takes"),
+    [((32, 4), (4, 0), True), ((32, 4), (5, 0), False), ((20, 1), (13, 0), True), ((5, 4), (5, 1), True)],
+)
+def test_jobs_without_a_gpu_leave_free_gpus_their_cores(
+    make: Make, free: tuple[int, int], asks: tuple[int, int], takes: bool
+) -> None:
+    import classad2
+
+    config = make(cpus=32, gpus=4, gres=[], allow_cpu_jobs=True, cpus_kept_per_gpu=7)
+    ad = classad2.ClassAd(pilot.template_ad(config, "dcgp", ""))
+    ad["Cpus"], ad["GPUs"] = free
+    job = classad2.ClassAd(
+        f'[ OpportunisticSite = "leonardo"; BatchRuntime = 60; RequestCpus = {asks[0]}; RequestGPUs = {asks[1]} ]'
+    )
+    assert ad.lookup("Start").eval(ad, job) is takes
+
+
+def test_the_pool_is_told_of_the_site_and_its_speed(make: Make) -> None:
+    text = pilot.startd_config(make(apel_scaling=1.25, apel_specs={"HEPscore23": 17.4, "HEPSPEC": 14}), "dcgp")
+    assert "\nApelScaling = 1.25\nApelSpecs = [ HEPscore23 = 17.4; HEPSPEC = 14.0; ]\n" in text
+    assert re.search(r"^STARTD_ATTRS = .* ApelScaling ApelSpecs$", text, re.MULTILINE)
+
+
+def test_a_bash_of_rhel_8_reads_every_script(make: Make) -> None:
+    """RHEL 8 has bash 4.4. What came later, by bash's own CHANGES, stands in no script."""
+    later = r"\$\{\w+@[ULuKk]\}|\bwait -(n )?p\b|EPOCH(REALTIME|SECONDS)|SRANDOM|BASH_ARGV0|wait -n \"?\$"
+    for variant in VARIANTS.values():
+        assert not re.search(later, pilot.script(make(**variant), "dcgp"))
+
+
 # --------------------------------------------------------------------------- filters
 
 
@@ -310,9 +355,61 @@ def test_an_undefined_name_in_a_template_is_an_error() -> None:
         templates.render("startd_configs/generic.conf.j2")
 
 
-def test_a_missing_template_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"no template startd_configs/other\.j2"):
+def test_a_missing_template_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"no template startd_configs/other\.j2; there are: .*generic\.conf\.j2"):
         templates.render("startd_configs/other.j2")
+
+
+# --------------------------------------------------------------------------- templates of the admin's own
+
+
+@pytest.mark.parametrize("name", ["generic", "leonardo-dcgp", "leonardo-booster"])
+def test_what_comes_with_htcebridge_extends_generic(make: Make, name: str) -> None:
+    text = pilot.startd_config(make(template=name), "dcgp")
+    assert text.startswith(pilot.startd_config(make(), "dcgp").rstrip("\n"))
+
+
+def test_an_own_template_extends_generic(make: Make, tmp_path: Path) -> None:
+    own = '{% extends "startd_configs/generic.conf.j2" %}\n{% block own %}\nNETWORK_INTERFACE = 172.*\n{% endblock %}\n'
+    (tmp_path / "mine.conf.j2").write_text(own)
+    config = make(template="mine", templates=str(tmp_path))
+    assert pilot.startd_config(config, "dcgp").endswith("\nNETWORK_INTERFACE = 172.*\n")
+    assert pilot.startd_config(config, "dcgp") in pilot.script(config, "dcgp")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{{ nobody }}", "own/mine.conf.j2: 'nobody' is undefined"),
+        ("START = {{ start }}\n{% if %}", "/mine.conf.j2, line 2: "),
+        ('{% extends "own/none" %}', "no template own/none; there are: own/mine.conf.j2"),
+    ],
+)
+def test_an_own_template_that_cannot_be_rendered_says_where(make: Make, tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mine.conf.j2").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        pilot.script(make(template="mine", templates=str(tmp_path)), "dcgp")
+    assert says in str(error.value)
+
+
+def test_an_unknown_template_is_an_error(make: Make) -> None:
+    with pytest.raises(ConfigError, match=r"no template startd_configs/none\.conf\.j2; there are: .*leonardo-dcgp"):
+        pilot.script(make(template="none"), "dcgp")
+
+
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60))
+def test_a_here_document_is_the_text_whatever_it_is(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    folder = tmp_path_factory.mktemp("heredoc")
+    whole = f"{text}\nEND_OF_FILE\n$(touch {folder}/X) `touch {folder}/X` \\\n"
+    done = subprocess.run(
+        ["bash", "-u"],
+        input=f"cat > {folder}/file {templates.heredoc(whole)}\n".encode(),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b""
+    assert (folder / "file").read_bytes() == whole.encode()
+    assert not (folder / "X").exists()
 
 
 @pytest.mark.parametrize("text", ["", "plain", 'a"b', "a\\b", 'a\\"b', "a\\", "$(x)", "é"])

@@ -42,6 +42,11 @@ def test_the_last_line_is_the_outcome() -> None:
     )
 
 
+def test_what_it_lost_is_read_where_it_is_said() -> None:
+    said = GOOD.replace("jobs=4", "jobs=4 evicted=2 core_s=900 lost_core_s=300")
+    assert parse_outcome(said) == OutcomeLine(0, True, 4, "drained (stop)", 2, 900, 300)
+
+
 def test_what_slurm_adds_below_it_does_not_hide_it() -> None:
     added = "slurmstepd: error: *** JOB 5 ON lrdn0001 CANCELLED AT 2026-11-22T19:41:43 DUE TO PREEMPTION ***\n"
     assert parse_outcome(FAILED + added) == OutcomeLine(31, False, 0, "never seen")

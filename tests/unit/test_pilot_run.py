@@ -22,7 +22,11 @@ from htcebridge.pilot_logs import OutcomeLine, parse_outcome, read_outcome
 PROGRAMS = {
     "sleep": 'exec /bin/sleep "$(awk "BEGIN { print $1 / 50 }")"',
     "condor_advertise": "cat > /dev/null",
-    "condor_status": "[ ! -e $SHARED/in_collector ] || echo slot1@pilot",
+    "condor_status": """case "$*" in
+      *time*) ;;
+      *-collector*) echo cm ;;
+      *) [ ! -e $SHARED/in_collector ] || echo slot ;;
+    esac""",
     "srun": "exit 0",
 }
 # A condor_master that joins at once, obeys TERM and shows which signals it got and what it read then.
@@ -88,7 +92,7 @@ Start = Callable[..., Run]
 
 
 @pytest.fixture
-def start(load: Callable[[str], Config], design_example: str, tmp_path: Path) -> Iterator[Start]:
+def start(load: Callable[[str], Config], design_example: str, tmp_path: Path, collector: str) -> Iterator[Start]:
     """start(what condor_master does, environment of the Slurm job, patch of the script) -> a running pilot."""
     shared, scratch = tmp_path / "shared it's", tmp_path / "node scratch"
     scratch.mkdir()
@@ -98,6 +102,8 @@ def start(load: Callable[[str], Config], design_example: str, tmp_path: Path) ->
     token.chmod(0o600)
     raw = tomllib.loads(design_example)
     own = {"condor": f"tarball:{tmp_path}/condor.tar", "scratch": str(scratch), "setup": [], "cvmfs": []}
+    own["min_scratch"] = "1M"
+    raw["tier1"]["collector"] = collector
     raw["resource"]["dcgp"].update({**own, "shared_dir": str(shared), "token_file": str(token)})
     config = load(tomli_w.dumps(raw))
     runs = []
@@ -137,6 +143,34 @@ def pack(folder: Path, programs: dict[str, str]) -> None:
 def test_it_says_last_that_it_joined_and_how_many_jobs_it_ran(start: Start) -> None:
     run = start(OBEDIENT + JOBS + 'mv "$log/StartLog" "$log/StartLog.old"\n' + JOBS + "/bin/sleep 1\nexit 0")
     assert run.ends() == (0, OutcomeLine(0, True, 6, "idle or at the end of its life"))
+
+
+def test_it_says_what_was_lost_when_it_had_to_leave(start: Start) -> None:
+    ad = "CpusProvisioned = {}\\nCompletionDate = {}\\nJobCurrentStartDate = {}\\n*** Offset = 0 ClusterId = 1\\n"
+    now = "$(date +%s)"
+    old = ad.format(4, "100", "50")
+    lost = ad.format(8, f"$(({now} + 1))", f"$(({now} - 99))")
+    dies = f"""trap 'printf "{old}{lost}" > "$log/startd_history"; exit 0' TERM\n"""
+    run = start(OBEDIENT + JOBS + dies + WAIT)
+    run.says("condor_master runs")
+    run.until(lambda: (run.shared / "in_collector").exists())
+    run.process.send_signal(signal.SIGUSR1)
+    code, said = run.ends()
+    assert (code, said.jobs, said.evicted) == (0, 3, 1)
+    assert said.lost_core_s == 800
+    assert said.core_s == 800 + 4 * 50
+
+
+def test_a_startd_that_dies_again_and_again_ends_the_pilot(start: Start) -> None:
+    death = "echo '11/26/26 01:49:37 The STARTD (pid {}) {}' >> \"$log/MasterLog\"\n"
+    harmless = death.format(1, "exited with status 99") + death.format(2, "exited with status 0")
+    dies = "".join(death.format(pid, "exited with status 4") for pid in (3, 4)) + death.format(
+        5, "died due to signal 11"
+    )
+    run = start(OBEDIENT + harmless + dies + WAIT)
+    code, said = run.ends()
+    assert code == 30
+    assert said.reason.startswith("condor_startd died ")
 
 
 def test_it_says_that_it_joined_though_no_job_came(start: Start) -> None:

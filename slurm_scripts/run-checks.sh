@@ -1,0 +1,63 @@
+#!/bin/bash
+# run-checks join|cron SECONDS NAME...: run these checks of $PILOT_DIR/checks one after the other, each for so long at
+# most. "join" ends at the first that fails, with its code and its reason as the last line on stderr. "cron" runs all
+# and says at the end whether the node is healthy. What they and this print on stdout are ClassAd lines.
+set -u
+phase=$1 limit=$2
+shift 2
+export PHASE=$phase
+code='' failed=''
+
+# run CHECK: sets code and reason. A check that hangs in the kernel cannot be ended: nobody waits for it.
+run() {
+  local out=$PILOT_DIR/checks/.out.$1 pid timer
+  "$PILOT_DIR/checks/$1" < /dev/null > "$out" 2> "$out.why" &
+  pid=$!
+  sleep "$limit" > /dev/null 2>&1 &
+  timer=$!
+  wait -n
+  if kill -0 "$timer" 2> /dev/null; then
+    { kill "$timer"; wait "$timer"; } 2> /dev/null
+    wait "$pid"
+    code=$?
+    reason=$(tail -n 1 "$out.why")
+    reason=${reason:-code $code}
+  else
+    pkill -KILL -P "$pid"
+    kill -KILL "$pid"
+    code=124 reason="no answer within $limit s"
+  fi
+  disown -a
+}
+
+said() { grep -E '^[A-Za-z_][A-Za-z0-9_]* = .' "$PILOT_DIR/checks/.out.$1"; }
+
+found=''
+for check in "$@"; do
+  run "$check"
+  name=${check%.*} name=${name#[0-9][0-9]-}
+  [ "$code" -eq 0 ] && passed=true || passed=false
+  found+=$(echo "PilotCheck_${name//[^A-Za-z0-9_]/_} = $passed"; said "$check")$'\n'
+  [ "$passed" = false ] || continue
+  failed=${failed:-$name: $reason}
+  if [ "$phase" = join ]; then
+    printf '%s' "$found"
+    printf '%s\n' "$failed" >&2
+    exit "$code"
+  fi
+done
+printf '%s' "$found"
+[ "$phase" = cron ] || exit 0
+if [ -z "$failed" ]; then
+  verdict=$'NODE_IS_HEALTHY = true\nPilotCheckFailed = undefined'
+else
+  failed=$(tr -dc '[:print:]' <<< "$failed" | tr '"\\$' "'/_" | cut -c1-300)
+  verdict=$'NODE_IS_HEALTHY = false\nPilotCheckFailed = "'$failed'"'
+fi
+printf '%s\n' "$verdict"
+# A startd shows what a check says with its next update only. The pilot's script makes one when this file is new: when
+# the verdict has changed, or a yes or no of some check.
+news=$(printf '%s\n' "$verdict"; grep -E ' = (true|false)$' <<< "$found" | sed 's/^/# /')
+if [ "$news" != "$(cat "$PILOT_DIR/health.conf" 2> /dev/null)" ]; then
+  printf '%s\n' "$news" > "$PILOT_DIR/health.new" && mv "$PILOT_DIR/health.new" "$PILOT_DIR/health.conf"
+fi
