@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from htcebridge import (
     act,
+    advertise,
     ghost,
     ghost_view,
     learn,
     ledger,
+    leftovers,
     marks,
     observation,
     pilot,
@@ -61,6 +63,8 @@ class Look:
     listed: frozenset[str] = frozenset()
     """Ids of all jobs of this user that Slurm lists, other instances' too."""
     negotiator: Negotiator | None = None
+    dead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Resource -> its pilots that have ended, as slurmdbd knows, and that the collector still shows."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,9 @@ def look(config: Config) -> Look:
     if lying.stop is not None:
         problems = (f"stopped: {lying.stop}; `htcebridge pressure resume` lifts it", *problems)
     listed = frozenset([each.id for each in queue.ours] + [each.id for each in queue.others])
-    return Look(
-        plan, problems, replace(memory, streaks=plan.streaks), situation, tuple(entries), listed, seen.negotiator
-    )
+    dead = dead_in_pool(memory, seen.in_pool)
+    memory = replace(memory, streaks=plan.streaks)
+    return Look(plan, problems, memory, situation, tuple(entries), listed, seen.negotiator, dead)
 
 
 def _shared_accounts(memory: Memory) -> list[str]:
@@ -160,6 +164,7 @@ def _with_pool(config: Config, seen: Observation, jobs: Sequence[SlurmJob], memo
         demand=observation.demand_of(groups, answers),
         pilots=tuple(observation.join(jobs, view.startds, seen.now, config)),
         schedds=frozenset(schedd.name for schedd in view.schedds if schedd.address),
+        in_pool=frozenset(startd.pilot_id for startd in view.startds),
         qdates=tier1.qdates(answers),
         negotiator=says,
     )
@@ -183,6 +188,7 @@ def cycle(config: Config, lock: ControllerLock, record: Path | None = None) -> C
     memory, failures = _act(config, found, plan_id, lock)
     problems += failures
     problems += _ghosts(config, found, int(time.time()))
+    problems += say_goodbyes(config, found)
     memory, failures = _tidied(config, found, memory)
     problems += failures
     remember(config, memory)
@@ -222,6 +228,8 @@ def _tidied(config: Config, found: Look, memory: Memory) -> tuple[Memory, list[s
         for directory in shared_directories(config, memory):
             marks.sweep(directory, found.listed, now)
             prune_logs(directory, _KEEP_LOGS_DAYS, _KEEP_LOGS_BYTES, found.listed)
+        for scratch in {each.job_scratch for each in config.resources.values() if each.job_scratch}:
+            leftovers.sweep(pilot.expand(scratch, "job_scratch"), found.listed, now)
         Ledger(config).prune(now)
     except BridgeError as error:
         return memory, [str(error)]
@@ -239,6 +247,29 @@ def _ghosts(config: Config, found: Look, now: int) -> list[str]:
     except BridgeError as error:
         return [f"the negotiator cannot be asked: {error}"]
     return []
+
+
+def dead_in_pool(memory: Memory, in_pool: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """Resource -> ids of pilots that have ended by slurmdbd's account and that the collector still shows."""
+    dead: dict[str, tuple[str, ...]] = {}
+    for each in memory.ended:
+        if each.id in in_pool:
+            dead[each.resource] = (*dead.get(each.resource, ()), each.id)
+    return dead
+
+
+def say_goodbyes(config: Config, found: Look) -> list[str]:
+    """A pilot that died hard could not take its ads out of the collector: they would be matched until they expire."""
+    problems = []
+    for name, ids in found.dead.items():
+        if name not in config.resources:
+            continue
+        try:
+            advertise.say_goodbye(config, config.resources[name].token_file, ids)
+            log.info("resource=%s goodbye=%s", name, ",".join(ids))
+        except BridgeError as error:
+            problems.append(f"resource {name}: {error}")
+    return problems
 
 
 def withdraw_ghosts(config: Config) -> None:

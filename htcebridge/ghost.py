@@ -9,14 +9,11 @@ an offline slot is not claimed. `ghost_view` says what can be concluded from it.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from htcebridge import ghost_view, pilot, tier1
+from htcebridge.advertise import send
 from htcebridge.config import Config
-from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.ghost_view import Answer, GhostView, Track
 from htcebridge.templates import classad_string
 
@@ -47,16 +44,16 @@ def advertise(config: Config, condor_version: str, seen: Iterable[tier1.Ghost], 
     stray = [name for name in there if name not in wanted]
     if stray:
         named = " || ".join(f"PilotResource =?= {classad_string(name)}" for name in stray)
-        _send(config, _any_token(config), [], f"{_ours(config)} && ({named})")
+        send(config, _any_token(config), [], f"{_ours(config)} && ({named})")
     for token in sorted({config.resources[name].token_file for name in due}):
         ads = [ad_text(config, name, condor_version, now) for name in due if config.resources[name].token_file == token]
-        _send(config, token, ads, "")
+        send(config, token, ads, "")
 
 
 def withdraw(config: Config) -> None:
     """Take all ghosts of this instance out of the collector. Raises ConfigError for a bad token, UnknownState."""
     if config.resources:
-        _send(config, _any_token(config), [], _ours(config))
+        send(config, _any_token(config), [], _ours(config))
 
 
 def read(
@@ -155,24 +152,3 @@ def _ours(config: Config) -> str:
 
 def _any_token(config: Config) -> str:
     return next(iter(config.resources.values())).token_file
-
-
-def _send(config: Config, token_file: str, ads: Sequence[str], gone: str) -> None:
-    token = pilot.expand(token_file, "token_file")
-    tier1.check_secret(token)
-    with tempfile.TemporaryDirectory(prefix="htcebridge-") as directory:
-        copy = Path(directory) / "pilot"
-        copy.touch(mode=0o600)
-        shutil.copyfile(token, copy)
-        pool = tier1.Pool(
-            collector=config.tier1.collector,
-            token_directory=Path(directory),
-            timeout_s=config.tier1.timeout.total_seconds(),
-        )
-        request = {"ask": "advertise", "collector": pool.collector, "ads": list(ads), "gone": gone}
-        try:
-            tier1.ask(pool, request)
-        except BridgeError as error:
-            raise UnknownState(
-                f"collector {pool.collector} took no offline slot: {error}; does {token} allow ADVERTISE_STARTD?"
-            ) from None

@@ -41,6 +41,8 @@ class Observation:
     others: tuple[OtherJob, ...] = ()
     schedds: frozenset[str] = frozenset()
     """The schedds that the collector knows now."""
+    in_pool: frozenset[str] = frozenset()
+    """Ids of the pilots whose startds the collector shows."""
     qdates: Mapping[str, Mapping[str, int]] | None = None
     negotiator: Negotiator | None = None
 

@@ -252,16 +252,20 @@ def _id(job: tuple[int, int]) -> str:
 
 
 def answer_advertise(request: dict[str, Any]) -> dict[str, Any]:
-    """Take away the startd ads that `gone` (a ClassAd constraint) means, then send these. Needs ADVERTISE_STARTD."""
+    """Take away the ads that `gone` (a ClassAd constraint) means, then send these. Needs ADVERTISE_STARTD, _MASTER."""
     import classad2
     import htcondor2
 
     collector = htcondor2.Collector(request["collector"])
-    if request["gone"]:
-        query = classad2.ClassAd({"MyType": "Query", "TargetType": "Machine"})
+    kinds = [("Machine", "STARTD")]
+    if request["masters_too"]:
+        kinds += [("StartD", "STARTD"), ("DaemonMaster", "MASTER")]
+    for target, command in kinds if request["gone"] else ():
+        query = classad2.ClassAd({"MyType": "Query", "TargetType": target})
         query["Requirements"] = classad2.ExprTree(request["gone"])
-        collector.advertise([query], "INVALIDATE_STARTD_ADS")
-    collector.advertise([classad2.ClassAd(text) for text in request["ads"]], "UPDATE_STARTD_AD")
+        collector.advertise([query], f"INVALIDATE_{command}_ADS")
+    if request["ads"]:
+        collector.advertise([classad2.ClassAd(text) for text in request["ads"]], "UPDATE_STARTD_AD")
     return {}
 
 

@@ -27,10 +27,15 @@ class RouteFile:
 
 def render_files(config: Config) -> tuple[RouteFile, ...]:
     """Everything that belongs on a CE's host. Raises ConfigError if no VO may have the grant."""
-    return (
-        RouteFile("ce", FILE_NAME, render_routes(config)),
-        RouteFile("pool", FILE_NAME, render("ce_routes/pool.conf.j2", config=config, file_name=FILE_NAME)),
+    lease_s = _lease_s(config)
+    pool = render(
+        "ce_routes/pool.conf.j2",
+        config=config,
+        file_name=FILE_NAME,
+        lease_s=lease_s,
+        keepalive_s=min(60, max(5, lease_s // 4)) if lease_s else None,
     )
+    return (RouteFile("ce", FILE_NAME, render_routes(config)), RouteFile("pool", FILE_NAME, pool))
 
 
 def render_routes(config: Config) -> str:
@@ -49,5 +54,9 @@ def render_routes(config: Config) -> str:
         may_ask=policy.may_ask(config),
         names=", ".join(vo.name for vo in config.vos),
         default_minutes=int(config.pilot.default_walltime.total_seconds() // 60),
-        lease_s=int(config.routes.job_lease.total_seconds()) if config.routes.job_lease else None,
+        lease_s=_lease_s(config),
     )
+
+
+def _lease_s(config: Config) -> int | None:
+    return int(config.routes.job_lease.total_seconds()) if config.routes.job_lease else None

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from htcebridge import controller, loop, marks, situation, tier1
+from htcebridge import controller, loop, marks, planner, situation, tier1
 from htcebridge.config import Config
-from htcebridge.errors import ConfigError, ExitCode
+from htcebridge.errors import ConfigError, ExitCode, UnknownState
 from htcebridge.ledger import Entry, Ledger
 from htcebridge.lock import ControllerLock
 from htcebridge.memory import Memory, ReadLimits, Spent, recall, remember
@@ -517,3 +517,30 @@ def test_a_cycle_that_breaks_does_not_end_the_controller(
         result = loop._surviving_cycle(config, lock, None)
     assert result.problems == ("a cycle failed: a bug",)
     assert "ZeroDivisionError" in caplog.text
+
+
+# --------------------------------------------------------------------------- ads of the dead
+
+
+def test_ads_of_pilots_that_slurm_has_ended_are_taken_out_and_no_others(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    monkeypatch.setattr(controller.advertise, "say_goodbye", lambda *arguments: sent.append(arguments[1:]))
+    ended = [EndedPilot(id_, "dcgp", "p", Outcome.NODE_FAILED, 1, 2, 3) for id_ in ("7_1", "7_2", "7_3")]
+    dead = controller.dead_in_pool(replace(Memory(), ended=tuple(ended)), frozenset({"7_1", "7_3", "7_9"}))
+    assert dead == {"dcgp": ("7_1", "7_3")}
+    found = controller.Look(planner.hold("", {}, ()), (), Memory(), dead={**dead, "gone": ("8_1",)})
+    assert controller.say_goodbyes(config, found) == []
+    assert sent == [(config.resources["dcgp"].token_file, ("7_1", "7_3"))]
+
+
+def test_a_collector_that_takes_no_goodbye_is_a_problem_and_stops_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UnknownState("collector x took no ads")
+
+    monkeypatch.setattr(controller.advertise, "say_goodbye", refuse)
+    found = controller.Look(planner.hold("", {}, ()), (), Memory(), dead={"dcgp": ("7_1",)})
+    assert controller.say_goodbyes(config, found) == ["resource dcgp: collector x took no ads"]
