@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.testbed import Testbed
+from tests.testbed import Testbed, TestbedError
 from tests.testbed.wheels import wheelhouse
 
 PROJECT = Path(__file__).parents[2]
@@ -49,6 +51,7 @@ surplus_cycles = 2
 [pilot]
 shared_dir = "$HOME/pilots"
 idle_timeout = "20s"
+min_scratch = "50M"
 
 [resource.dcgp]
 partition = "dcgp_usr_prod"
@@ -60,6 +63,9 @@ gres = ["tmpfs:3t"]
 walltime = "12h"
 min_walltime = "2h"
 job_name = "GP_CMS_CVMFS_STARTD"
+template = "leonardo-dcgp"
+cvmfs = ["cms.cern.ch"]
+setup = ["source /cvmfs/datacloud.infn.it/repo/wn-leonardo/v1/etc/profile.d/wn-leonardo-setup.sh"]
 """
 
 T = TypeVar("T")
@@ -132,9 +138,13 @@ class Chain:
         walltime: str = "30m",
         wants: bool = True,
         extra: Iterable[str] = (),
+        does: str = "",
     ) -> list[GridJob]:
-        """Submit grid jobs to a CE; each says where it runs, and after `seconds` that it is done."""
-        script = f"hostname -s; echo started $(date +%s); sleep {seconds}; echo done"
+        """Submit grid jobs to a CE; each says where it runs, and after `seconds` that it is done.
+
+        `does`: shell commands before that, without quotes.
+        """
+        script = f"hostname -s; echo started $(date +%s); {does + '; ' if does else ''}sleep {seconds}; echo done"
         lines = [
             "universe = vanilla",
             "executable = /bin/sh",
@@ -163,14 +173,23 @@ class Chain:
 
     def pool_jobs(self, ce: str, *attributes: str) -> dict[str, list[str]]:
         """CE job id -> these attributes of its routed copy in the Tier-1 schedd."""
-        found = self.bed.on(ce, ["condor_q", "-all", "-af", "RoutedFromJobId", *attributes]).stdout
-        rows = [line.split(" ", len(attributes)) for line in found.splitlines()]
+        rows = [line.split(" ", len(attributes)) for line in self._condor_q(ce, {}, "RoutedFromJobId", *attributes)]
         return {row[0]: row[1:] for row in rows}
 
     def _queue(self, ce: str, env: Mapping[str, str], key: str, attributes: Sequence[str]) -> dict[str, list[str]]:
-        found = self.bed.on(ce, ["condor_q", "-all", "-af", *key.split(","), *attributes], env=dict(env)).stdout
-        rows = [line.split(" ", len(attributes) + 1) for line in found.splitlines()]
+        rows = [line.split(" ", len(attributes) + 1) for line in self._condor_q(ce, env, *key.split(","), *attributes)]
         return {f"{row[0]}.{row[1]}": row[2:] for row in rows}
+
+    def _condor_q(self, ce: str, env: Mapping[str, str], *attributes: str) -> list[str]:
+        """A busy schedd on a busy machine may be late for the handshake of a query; then once more, and once more."""
+        attempts = 3
+        while True:
+            attempts -= 1
+            try:
+                return self.bed.on(ce, ["condor_q", "-all", "-af", *attributes], env=dict(env)).stdout.splitlines()
+            except TestbedError:
+                if not attempts:
+                    raise
 
     def states(self, jobs: Iterable[GridJob]) -> list[int | None]:
         """The JobStatus of each job's routed copy; None where it has none (not routed yet, or done and gone)."""
@@ -202,10 +221,11 @@ class Chain:
         found = self.bed.on("edge", ["squeue", "-h", "-r", "-u", user, "-o", "%i %T"], user="leo").stdout
         return dict(line.split() for line in found.splitlines())
 
-    def occupy(self, nodes: int, minutes: int = 10) -> list[str]:
-        """Paying jobs of another user that fill whole DCGP nodes; their Slurm ids."""
+    def occupy(self, nodes: int, seconds: int = 600, node: str = "") -> list[str]:
+        """Paying jobs of another user that fill whole DCGP nodes, or this one; their Slurm ids."""
         submit = ["sbatch", "--parsable", "-A", "PAYING", "-q", "normal", "-p", "dcgp_usr_prod", "-N1", "-n1"]
-        submit += ["-c112", "-o", "/dev/null", "-t", str(minutes), "--wrap", f"sleep {minutes * 60}"]
+        submit += ["-c112", "-o", "/dev/null", "-t", str(seconds // 60 + 1), "--wrap", f"sleep {seconds}"]
+        submit += ["-w", node] if node else []
         return [self.bed.on("edge", submit, user="leo2").stdout.strip() for _ in range(nodes)]
 
     def clean(self) -> None:
@@ -253,6 +273,17 @@ class Answer:
     @property
     def said(self) -> str:
         return self.stdout + self.stderr
+
+
+@contextmanager
+def controller(chain: Chain) -> Iterator[subprocess.Popen[bytes]]:
+    """`htcebridge pressure run` on the edge node, ended with SIGTERM."""
+    process = chain.bed.popen("edge", [HTCEBRIDGE, "pressure", "run"], user="leo", stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        chain.bed.on("edge", ["pkill", "-TERM", "-f", "pressure run"], user="leo", check=False)
+        process.wait(timeout=60)
 
 
 def wait_until(look: Callable[[], T | None], seconds: float, what: str, every: float = 1.0) -> T:

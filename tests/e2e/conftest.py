@@ -14,7 +14,7 @@ SUITES = os.environ.get("HTCEBRIDGE_SUITES", "trixie forky").split()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "installed" in metafunc.fixturenames:
+    if "suite" in metafunc.fixturenames:
         metafunc.parametrize("suite", SUITES, scope="session")
 
 

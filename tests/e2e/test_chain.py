@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import pytest
@@ -20,21 +17,11 @@ from tests.e2e.chain import (
     Answer,
     Chain,
     GridJob,
+    controller,
     wait_until,
 )
 
 pytestmark = pytest.mark.testbed
-
-
-@contextmanager
-def controller(chain: Chain) -> Iterator[subprocess.Popen[bytes]]:
-    """`htcebridge pressure run` on the edge node, ended with SIGTERM."""
-    process = chain.bed.popen("edge", [HTCEBRIDGE, "pressure", "run"], user="leo", stderr=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        chain.bed.on("edge", ["pkill", "-TERM", "-f", "pressure run"], user="leo", check=False)
-        process.wait(timeout=60)
 
 
 def has_the_lock(chain: Chain) -> bool:

@@ -9,8 +9,18 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, RUNNING, STATE, Answer, Chain, GridJob, wait_until
-from tests.e2e.test_chain import controller, has_the_lock, routed
+from tests.e2e.chain import (
+    CE_ENVIRONMENT,
+    CONFIGURATION,
+    RUNNING,
+    STATE,
+    Answer,
+    Chain,
+    GridJob,
+    controller,
+    wait_until,
+)
+from tests.e2e.test_chain import has_the_lock, routed
 
 pytestmark = pytest.mark.testbed
 
