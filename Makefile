@@ -16,7 +16,7 @@ demo: prepared ## show the whole chain: CE, route, demand, plan, pilot, job, on 
 test: unit e2e ## all tests; the testbed's need root (SUITES=trixie: one suite only)
 
 unit: prepared ## the fast tests
-	$(PYTHON) -m pytest tests/unit -q -n 6
+	$(PYTHON) -m pytest tests/unit -q -n 6 --dist loadfile
 
 e2e: prepared ## the whole chain on a testbed of each suite, side by side
 	@scripts/e2e $(PYTHON) $(SUITES)
