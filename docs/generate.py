@@ -29,7 +29,7 @@ _NAMED: tuple[tuple[Any, str], ...] = (
     (config_types.Address, "host:port"),
     (config_types.DataUrl, "URL"),
     (config_types.WebUrl, "URL"),
-    (config_types.FileName, "file name"),
+    (config_types.TemplateName, "template name"),
     (config_types.Options, "options"),
     (config_types.NodePath, "path on the node"),
     (config_types.Mount, "path on the node"),

@@ -287,7 +287,7 @@ class Config(Table):
         unknown = {vo for site in self.sites for vo in site.vos if vo.lower() not in names}
         if unknown:
             raise ValueError(f"[[site]] names VOs that no [[vo]] table has: {', '.join(sorted(unknown))}")
-        both = self.connectivity.keys() & {door.name for door in self.data.doors}
+        both = {name.lower() for name in self.connectivity} & {door.name.lower() for door in self.data.doors}
         if both:
             raise ValueError(f"[connectivity] and [data] both have {', '.join(sorted(both))}; choose another name")
         return self

@@ -71,12 +71,14 @@ class Data(Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Data:
-        names = [door.name for door in self.read]
+        names = [door.name.lower() for door in self.read]
         if len(set(names)) != len(names):
             raise ValueError("two [[data.read]] tables have the same name")
-        same = [door for door in self.read if self.write and door.name == self.write.name]
+        same = [door for door in self.read if self.write and door.name.lower() == self.write.name.lower()]
         if same:
             raise ValueError("[data.write] has the name of a [[data.read]] table; choose another name")
+        if self.frontier_proxies and not self.frontier_servers:
+            raise ValueError("frontier_proxies stand in front of frontier_servers: give those too")
         if self.cms_subsite and not self.cms_site:
             raise ValueError("cms_subsite is a part of a cms_site: give that too")
         return self

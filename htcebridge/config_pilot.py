@@ -11,7 +11,6 @@ from htcebridge.config_types import (
     Address,
     CondorSource,
     Duration,
-    FileName,
     Gres,
     Identifier,
     Line,
@@ -21,10 +20,11 @@ from htcebridge.config_types import (
     Options,
     Path,
     Table,
+    TemplateName,
     Text,
     Word,
 )
-from htcebridge.units import parse_megabytes
+from htcebridge.units import format_megabytes, parse_megabytes
 
 
 class PilotSettings(Table):
@@ -76,7 +76,7 @@ class PilotSettings(Table):
         Field(description="More attributes for the startd to advertise, as plain values."),
     ] = Field(default_factory=dict)
     template: Annotated[
-        FileName,
+        TemplateName,
         Field(description="The startd's configuration: generic, leonardo-dcgp, leonardo-booster or one of your own."),
     ] = "generic"
     templates: Annotated[
@@ -87,16 +87,28 @@ class PilotSettings(Table):
         Field(description="Folder with checks of your own, on the edge node; they go into each pilot's script."),
     ] = None
     check_interval: Annotated[
-        Duration, Field(description="How often a running pilot's checks run again; a node that fails takes no job.")
+        Duration,
+        Field(
+            ge=timedelta(seconds=10),
+            description="How often a running pilot's checks run again; a node that fails takes no job.",
+        ),
     ] = timedelta(seconds=30)
     min_scratch: Annotated[
-        Megabytes, Field(description="Free space that there must be for the jobs' directories, at the start and later.")
-    ] = 10 * 1024
+        Megabytes | None,
+        Field(
+            description="Free space that there must be for the jobs' directories, at the start and later. Left out: "
+            "10G, or the pilot's disk if that is less."
+        ),
+    ] = None
     min_inodes: Annotated[
         int, Field(ge=0, description="Files that can still be made there; a file system without a number passes.")
     ] = 10000
     max_clock_skew: Annotated[
-        Duration, Field(description="How far a node's clock may be off the collector's: START and tokens go by it.")
+        Duration,
+        Field(
+            ge=timedelta(seconds=5),
+            description="How far a node's clock may be off the collector's: START and tokens go by it.",
+        ),
     ] = timedelta(minutes=1)
     gpu_discovery: Annotated[
         Options, Field(description="Options of condor_gpu_discovery, by which the startd finds the GPUs.")
@@ -182,6 +194,11 @@ class Resource(PilotSettings):
         return sum(tmpfs) or 10 * 1024
 
     @property
+    def min_scratch_mb(self) -> int:
+        """Free scratch without which a node is no good, MiB."""
+        return min(10 * 1024, self.disk_mb) if self.min_scratch is None else self.min_scratch
+
+    @property
     def takes_cpu_jobs(self) -> bool:
         """GPU nodes are kept for GPU jobs unless the admin says otherwise."""
         return self.gpus == 0 if self.allow_cpu_jobs is None else self.allow_cpu_jobs
@@ -201,10 +218,19 @@ class Resource(PilotSettings):
             )
         if self.executor is not None and self.mode != "constant":
             raise ValueError('an executor\'s startds are not seen here: set mode = "constant"')
+        for gres in self.gres:
+            name, *rest = gres.split(":")
+            count = int(rest[-1]) if rest and rest[-1].isdigit() else 1
+            if name == "gpu" and count != self.gpus:
+                raise ValueError(f"gres asks for {count} GPUs, gpus says {self.gpus}")
+        if self.vacate_time >= self.margin:
+            raise ValueError("vacate_time is not within margin: jobs would be killed while they leave")
+        if self.cpus_kept_per_gpu and not (self.gpus and self.takes_cpu_jobs):
+            raise ValueError("cpus_kept_per_gpu is for GPU nodes with allow_cpu_jobs = true")
         if self.cpus_kept_per_gpu * self.gpus > self.cpus:
             raise ValueError(f"cpus_kept_per_gpu keeps {self.cpus_kept_per_gpu * self.gpus} of {self.cpus} cpus")
-        if self.disk is not None and self.min_scratch > self.disk:
-            raise ValueError("min_scratch is more than disk")
+        if self.min_scratch is not None and self.min_scratch > self.disk_mb:
+            raise ValueError(f"min_scratch is more than the pilot's disk ({format_megabytes(self.disk_mb)})")
         if self.memory_reserve >= self.memory:
             raise ValueError("memory_reserve leaves no memory for jobs")
         for gres in self.gres:

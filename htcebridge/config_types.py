@@ -39,6 +39,12 @@ def _matching(pattern: str, what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _with_a_port(text: str) -> str:
+    if not 0 < int(text.rpartition(":")[2]) < 65536:
+        raise ValueError(f"{text!r}: a port is a number from 1 to 65535")
+    return text
+
+
 Line = Annotated[str, AfterValidator(_one_line)]
 Text = Annotated[Line, Field(min_length=1)]
 # A word that Slurm takes for an account, partition, QOS, job name or gres without quoting.
@@ -47,7 +53,11 @@ Word = Annotated[Line, _matching(r"[A-Za-z0-9_.+-]+", "a plain word (letters, di
 Identifier = Annotated[Line, _matching(r"[A-Za-z][A-Za-z0-9_]*", "a name (a letter, then letters, digits or '_')")]
 Gres = Annotated[Line, _matching(r"\w+(:[\w.-]+)*", "a Slurm gres such as 'tmpfs:3t' or 'gpu:4'")]
 HostPort = Annotated[Line, _matching(r"[A-Za-z0-9_.-]+(:\d+)?", "a host or host:port")]
-Address = Annotated[Line, _matching(r"[A-Za-z0-9_.-]+:\d+", "an address host:port")]
+Address = Annotated[
+    Line,
+    _matching(r"[A-Za-z0-9_.-]+:\d+", "an address host:port"),
+    AfterValidator(_with_a_port),
+]
 # What stands in front of a file's name; no blank, quote or $, for it ends up in shell, XML and HTCondor configuration.
 DataUrl = Annotated[
     Line,
@@ -58,7 +68,9 @@ DataUrl = Annotated[
 ]
 WebUrl = Annotated[Line, _matching(r"https?://[A-Za-z0-9_.-]+(:\d+)?(/[\w.~/+-]*)?", "a URL (http://host:port...)")]
 Options = Annotated[Line, _matching(r"[\w :,.=-]*", "options (letters, digits, blanks, '-', ':', ',', '.', '=')")]
-FileName = Annotated[Line, _matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "a file's name")]
+TemplateName = Annotated[
+    Line, _matching(r"[A-Za-z0-9_](?!.*\.j2$)[A-Za-z0-9_.-]*", "a template's name, without .conf.j2")
+]
 Issuer = Annotated[Line, _matching(r"https?://[^\s\"\\$]+", "a token issuer's URL (https://...)")]
 Pattern = Annotated[Line, _matching(r"[A-Za-z0-9_.@*-]+", "an account name or pattern such as 'cmspil*'")]
 Subject = Annotated[Line, _matching(r"[\w.:@/=+-]+", "a token's subject or group")]

@@ -11,17 +11,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from htcebridge import pilot_checks, siteconf
+from htcebridge import pilot_checks, siteconf, trusted
 from htcebridge.config import Config
 from htcebridge.config_pilot import Resource
 from htcebridge.errors import ConfigError, UnsetVariable
 from htcebridge.matching import walltime_expression
 from htcebridge.model import Limits, Shape
 from htcebridge.slurm_text import format_minutes
-from htcebridge.templates import OWN, classad_string, render
+from htcebridge.templates import OWN, classad_string, render, stray_blocks
 
 # Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first.
 SIGNAL_BEFORE_END_S = 180
+_GENERIC = "startd_configs/generic.conf.j2"
 # What every pilot advertises, beside its resource's own attributes.
 _LINUX = {"Arch": "X86_64", "OpSys": "LINUX", "HasFileTransfer": True, "PartitionableSlot": True}
 # What condor_submit asks for in the name of a job with an image. A pilot finds out whether it has them; without a pilot
@@ -154,23 +155,46 @@ def startd_config(config: Config, name: str) -> str:
     resource = resource_of(config, name)
     if resource.executor is not None:
         raise ConfigError(f"resource {name} has no startd of ours: its pilots run {resource.executor}")
-    own = expand(resource.templates, "templates") if resource.templates else None
-    checks = [path.removeprefix("checks/") for path in _checks(config, resource) if path.startswith("checks/")]
-    file = f"{resource.template}.conf.j2"
-    folder = OWN if own is not None and (own / file).is_file() else "startd_configs"
-    return render(
-        f"{folder}/{file}",
+    template, own = _startd_template(resource)
+    start = start_expression(config, resource)
+    attributes = {**identity(config, name), **resource.attributes}
+    text = render(
+        template,
         own,
         config=config,
         resource=resource,
-        start=start_expression(config, resource),
-        attributes={**identity(config, name), **resource.attributes},
+        start=start,
+        attributes=attributes,
         update_s=update_interval_s(resource),
-        checks=checks,
+        checks=[path.removeprefix("checks/") for path in _checks(config, resource) if path.startswith("checks/")],
         job_environment=siteconf.environment(config.data),
         site_path=siteconf.site_path(config.data),
         seconds=_seconds,
     )
+    if start not in text:
+        raise ConfigError(
+            f"template {template}: START is not in what it makes; begin it with "
+            f'{{% extends "{_GENERIC}" %}} and keep {{{{ start }}}} where it changes START'
+        )
+    knobs = re.findall(r"^([\w.]+) *=", text, re.MULTILINE)
+    for attribute in attributes:
+        if sum(knob.lower() == attribute.lower() for knob in knobs) > 1:
+            raise ConfigError(f"attributes: {attribute} is the pilot's own; knobs of HTCondor go into a template")
+    return text
+
+
+def _startd_template(resource: Resource) -> tuple[str, Path | None]:
+    """The template's name, and the admin's folder if there is one. Raises ConfigError."""
+    file = f"{resource.template}.conf.j2"
+    if resource.templates is None:
+        return f"startd_configs/{file}", None
+    own = expand(resource.templates, "templates")
+    if own / file not in trusted.folder(own, "templates"):
+        return f"startd_configs/{file}", own
+    template = f"{OWN}/{file}"
+    if stray := stray_blocks(template, _GENERIC, own):
+        raise ConfigError(f"{own / file}: generic has no block {', '.join(stray)}: nothing would come of it")
+    return template, own
 
 
 def script(config: Config, name: str) -> str:

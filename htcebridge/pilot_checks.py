@@ -8,9 +8,10 @@ for the startd's ad. docs/pilot.md says what an own one finds in its environment
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from htcebridge import trusted
 from htcebridge.config import Config
 from htcebridge.config_pilot import Resource
 from htcebridge.errors import ConfigError
@@ -32,7 +33,7 @@ def files(config: Config, resource: Resource, own: Path | None) -> dict[str, str
         )
         for name in _ours(resource)
     }
-    found.update(_own(own) if own is not None else ())
+    found.update(_own(own, tuple(found)) if own is not None else ())
     return {
         "run-checks": render("slurm_scripts/run-checks.sh"),
         **{f"checks/{name}": text for name, text in sorted(found.items())},
@@ -50,19 +51,28 @@ def _ours(resource: Resource) -> Iterator[str]:
             yield "70-gpus"
 
 
-def _own(folder: Path) -> Iterator[tuple[str, str]]:
-    """What is executed on every node: nobody else may be able to write it."""
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".md")
-        for path in (folder, *paths):
-            if path.stat().st_mode & 0o022:
-                raise ConfigError(f"{path}: others may write it, and it runs on every node; chmod go-w {path}")
-        for path in paths:
-            if not re.fullmatch(r"\d\d-[A-Za-z0-9_.-]+", path.name):
-                raise ConfigError(f"{path}: a check's name is two digits, '-' and letters, such as 35-licence.sh")
-            text = path.read_text(encoding="utf-8")
-            if not text.startswith("#!/"):
-                raise ConfigError(f"{path}: its first line must name what runs it, such as #!/bin/bash")
-            yield path.name, text
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"checks = {str(folder)!r}: {error}") from None
+def _own(folder: Path, ours: Collection[str]) -> Iterator[tuple[str, str]]:
+    shown: dict[str, str] = {}
+    for path in trusted.folder(folder, "checks"):
+        if path.suffix == ".md":
+            continue
+        if not re.fullmatch(r"\d\d-[A-Za-z0-9_.-]+", path.name):
+            raise ConfigError(f"{path}: a check's name is two digits, '-' and letters, such as 35-licence.sh")
+        if path.name not in ours and path.stem in ours:
+            raise ConfigError(f"{path}: would run beside ours; {path.stem} is the name that replaces it")
+        if other := shown.setdefault(_shown(path.name), path.name) != path.name and shown[_shown(path.name)]:
+            raise ConfigError(f"{path}: {other} already stands for PilotCheck_{_shown(path.name)}")
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+        if not text.startswith("#!/"):
+            raise ConfigError(f"{path}: its first line must name what runs it, such as #!/bin/bash")
+        if "\r" in text:
+            raise ConfigError(f"{path}: its lines end as on Windows; dos2unix {path}")
+        yield path.name, text
+
+
+def _shown(name: str) -> str:
+    """What stands behind PilotCheck_ for it (slurm_scripts/run-checks.sh)."""
+    return re.sub(r"\W", "_", re.sub(r"^\d\d-", "", name.rpartition(".")[0] or name))

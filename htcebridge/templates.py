@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,18 +30,41 @@ def render(template: str, own: Path | None = None, **values: object) -> str:
 
     Raises ConfigError for an unknown template or name, and for a template that is not one.
     """
+    with _named_errors(template, own):
+        return _environment(own).get_template(template).render(**values)
+
+
+def stray_blocks(template: str, parent: str, own: Path | None) -> list[str]:
+    """Blocks of `template` that `parent`, which it extends, does not have: they are in vain. Raises ConfigError."""
+    with _named_errors(template, own):
+        known = _environment(own).get_template(parent).blocks
+        return [name for name in _environment(own).get_template(template).blocks if name not in known]
+
+
+@contextmanager
+def _named_errors(template: str, own: Path | None) -> Iterator[None]:
+    """What Jinja2 raises, as a ConfigError with file and line."""
     from jinja2 import TemplateNotFound, TemplateSyntaxError, UndefinedError
 
     try:
-        return _environment(own).get_template(template).render(**values)
+        yield
     except TemplateNotFound as error:
         raise ConfigError(f"no template {error.name}; there are: {', '.join(names(str(error.name), own))}") from None
     except TemplateSyntaxError as error:
         raise ConfigError(f"template {error.filename or template}, line {error.lineno}: {error.message}") from None
     except UndefinedError as error:
-        raise ConfigError(f"template {template}: {error.message}") from None
+        raise ConfigError(f"template {_place(error, template)}: {error.message}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"template {template}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # An expression in it that fails.
+        raise ConfigError(f"template {_place(error, template)}: {error}") from None
+
+
+def _place(error: Exception, template: str) -> str:
+    """File and line in a template where this was raised: Jinja2 puts them into the traceback."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else template
 
 
 def names(template: str, own: Path | None = None) -> list[str]:

@@ -124,7 +124,7 @@ clean_up() {
   # Its startds join a pool that is not looked at.
   conclude "$code" no 0
   # What the executor may have mounted there is not ours to empty.
-  cd / && rm -rf --one-file-system -- "$PILOT_DIR" "$JOB_DIR"
+  cd / && rm -rf --one-file-system -- "${MADE[@]}"
   # It ends by itself when the executor is gone.
   for _ in {1..10}; do
     if [ -z "$SENTINEL" ] || ! kill -0 "$SENTINEL" 2> /dev/null; then break; fi

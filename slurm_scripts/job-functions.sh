@@ -42,9 +42,37 @@ run_checks() {
   # shellcheck disable=SC2086  # a pattern
   names=$(cd "$PILOT_DIR" && ls -d $1 2> /dev/null)
   [ -n "$names" ] || return 0
+  # In the background, so that a signal is heard meanwhile.
   # shellcheck disable=SC2086  # names without blanks
-  "$PILOT_DIR/run-checks" join 300 ${names//checks\//} >> "$PILOT_DIR/checked" 2> "$PILOT_DIR/why" \
-    || finish "$(check_code $?)" "$(tail -n 1 "$PILOT_DIR/why")"
+  "$PILOT_DIR/run-checks" join 300 ${names//checks\//} >> "$PILOT_DIR/checked" 2> "$PILOT_DIR/why" &
+  CHECKING=$!
+  wait "$CHECKING" || finish "$(check_code $?)" "$(tail -n 1 "$PILOT_DIR/why")"
+  CHECKING=''
+}
+
+# leave_early REASON: before it has joined there is nothing to lose.
+leave_early() {
+  trap '' TERM INT USR1
+  [ -z "$CHECKING" ] || kill -TERM "$CHECKING" 2> /dev/null
+  finish 0 "$1 before it joined"
+}
+
+# Directories of this pilot alone. Where one of that name is there already somebody else made it, and could change what
+# is put into it.
+own_directories() {
+  mkdir -p "$SCRATCH" "$JOB_SCRATCH" 2> /dev/null
+  mkdir -m 700 "$PILOT_DIR" 2> /dev/null || no_directory "$PILOT_DIR"
+  MADE=("$PILOT_DIR")
+  if [ "$JOB_DIR" != "$PILOT_DIR" ]; then
+    mkdir -m 700 "$JOB_DIR" 2> /dev/null || no_directory "$JOB_DIR"
+    MADE+=("$JOB_DIR")
+  fi
+  mkdir "$PILOT_DIR/checks" || no_directory "$PILOT_DIR/checks"
+}
+
+no_directory() {
+  [ ! -e "$1" ] || finish 13 "$1 is there already"
+  finish 13 "no scratch space: $1 cannot be made"
 }
 
 # A check of the site's own ends with any code; those of docs/pilot.md are kept, so that they mean what they say there.

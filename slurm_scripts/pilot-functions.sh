@@ -33,7 +33,7 @@ clean_up() {
   # Before rm: what jobs left may take longer to remove than Slurm waits with its KILL.
   # shellcheck disable=SC2046  # three numbers
   conclude "$code" "$(joined && echo yes || echo no)" "$(jobs_started)" $(work_done)
-  cd / && rm -rf -- "$PILOT_DIR" "$JOB_DIR"
+  cd / && rm -rf -- "${MADE[@]}"
 }
 
 # joined: true once the collector has shown this pilot, or a job has come to it.
@@ -180,9 +180,14 @@ address_towards() {
   [ -z "$address" ] || ip -o route get "$address" 2> /dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p'
 }
 
-# As lines of HTCondor's configuration: what the checks have found out, and the names of it.
-found_by_checks() { sed -n 's/\$/$(DOLLAR)/g; /^[A-Za-z_][A-Za-z0-9_]* = ./p' "$PILOT_DIR/checked" 2> /dev/null; }
-names_found() { found_by_checks | sed 's/ = .*//' | paste -sd ' '; }
+# As lines of HTCondor's configuration: what the checks have found out, and the names of it. What the configuration has
+# already is not theirs to set.
+found_by_checks() {
+  awk 'NR == FNR { if ($2 == "=") known[tolower($1)]; next }
+    /^[A-Za-z_][A-Za-z0-9_]* = ./ && !(tolower($1) in known) { gsub(/\$/, "$(DOLLAR)"); print }' \
+    "$CONDOR_CONFIG" "$PILOT_DIR/checked"
+}
+names_of() { cut -d ' ' -f 1 <<< "$1" | paste -sd ' '; }
 
 # token_outlives FILE TIME: true if the token has no expiry or one after TIME. Reads the JWT's second part.
 token_outlives() {

@@ -6,12 +6,14 @@ set -u
 phase=$1 limit=$2
 shift 2
 export PHASE=$phase
-code='' failed=''
+code='' failed='' pid=''
+trap '[ -z "$pid" ] || kill -KILL -- "-$pid" 2> /dev/null; exit 143' TERM
 
-# run CHECK: sets code and reason. A check that hangs in the kernel cannot be ended: nobody waits for it.
+# run CHECK: sets code and reason. A check that hangs in the kernel cannot be ended: nobody waits for it. Each is a
+# process group, so that what it started ends with it.
 run() {
-  local out=$PILOT_DIR/checks/.out.$1 pid timer
-  "$PILOT_DIR/checks/$1" < /dev/null > "$out" 2> "$out.why" &
+  local out=$PILOT_DIR/checks/.out.$1 timer
+  setsid "$PILOT_DIR/checks/$1" < /dev/null > "$out" 2> "$out.why" &
   pid=$!
   sleep "$limit" > /dev/null 2>&1 &
   timer=$!
@@ -23,11 +25,23 @@ run() {
     reason=$(tail -n 1 "$out.why")
     reason=${reason:-code $code}
   else
-    pkill -KILL -P "$pid"
-    kill -KILL "$pid"
-    code=124 reason="no answer within $limit s"
+    kill -KILL -- "-$pid" 2> /dev/null
+    code=$(code_of "$1") reason="no answer within $limit s"
   fi
+  pid=''
   disown -a
+}
+
+# What a check of ours ends with that has not ended (docs/pilot.md).
+code_of() {
+  case $1 in
+    10-scratch) echo 13 ;;
+    20-cvmfs) echo 11 ;;
+    30-connectivity) echo 24 ;;
+    60-collector) echo 28 ;;
+    70-gpus) echo 27 ;;
+    *) echo 29 ;;
+  esac
 }
 
 said() { grep -E '^[A-Za-z_][A-Za-z0-9_]* = .' "$PILOT_DIR/checks/.out.$1"; }

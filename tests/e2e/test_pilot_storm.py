@@ -82,6 +82,19 @@ def oversubscribed(chain: Chain) -> list[str]:
     return [pilot for pilot in cpus if cpus[pilot] > CPUS or memory[pilot] > MEMORY_MB]
 
 
+def unfinished(chain: Chain, jobs: dict[GridJob, int]) -> str:
+    """What the CE, its schedd and Slurm say of those whose output is not there."""
+    late = [job for job in jobs if not chain.done([job])]
+    lines = [str(late), str(chain.slurm_jobs()), chain.htcebridge("demand", expect=None).said]
+    for ce in ("ce01", "ce02"):
+        columns = ("JobStatus", "NumShadowStarts", "NumJobStarts", "RemoteHost", "HoldReason", "RequestCpus")
+        lines += [str(chain.ce_queue(ce, *columns)), str(chain.pool_jobs(ce, *columns))]
+        mine = " || ".join(f"ClusterId == {job.cluster}" for job in late if job.ce == ce) or "false"
+        history = ["condor_history", "-constraint", mine, "-af", "ClusterId", "JobStatus", "RemoveReason"]
+        lines.append(chain.bed.on(ce, history, env=CE_ENVIRONMENT).stdout)
+    return "\n".join(lines)
+
+
 def test_every_job_of_a_storm_ends_once_and_well(storm: Chain, suite: str) -> None:
     seed = int(time.time())
     print(f"storm of {MINUTES:g} min on {suite}, {JOBS} jobs, seed {seed}")
@@ -99,7 +112,10 @@ def test_every_job_of_a_storm_ends_once_and_well(storm: Chain, suite: str) -> No
             time.sleep(3)
         weather.over.set()
         weather.join()
-        wait_until(lambda: storm.done(jobs), 300, "all jobs have ended", every=3)
+        try:
+            wait_until(lambda: storm.done(jobs), 300, "all jobs have ended", every=3)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{unfinished(storm, jobs)}") from None
     assert not any(job in storm.slurm_jobs("leo2") for job in weather.taken[:-2]), "the paying jobs got their nodes"
     for job, number in jobs.items():
         output = storm.output(job).splitlines()

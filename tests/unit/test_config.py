@@ -382,14 +382,31 @@ def test_mistakes_in_the_nodes_surroundings_are_named_with_their_line(
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("template", '"../x"', "is not a file's name"),
+        ("template", '"../x"', "is not a template's name"),
         ("gpu_discovery", '"-extra; touch X"', "is not options"),
         ("bind", '["/cvmfs", "$(x)"]', "is not an absolute path"),
         ("cpus_kept_per_gpu", "50", "keeps 200 of 112 cpus"),
-        ("min_scratch", '"4T"', "min_scratch is more than disk"),
+        ("min_scratch", '"4T"', r"min_scratch is more than the pilot's disk \(3T\)"),
+        ("vacate_time", '"5m"', "vacate_time is not within margin"),
+        ("check_interval", '"0s"', "greater than or equal"),
+        ("template", '"x.conf.j2"', "without .conf.j2"),
     ],
 )
 def test_what_no_pilot_could_be_is_refused(load: Load, design_example: str, key: str, value: str, says: str) -> None:
-    more = 'gpus = 4\ndisk = "3T"\n' if key in ("cpus_kept_per_gpu", "min_scratch") else "gpus = 0\n"
+    more = "gpus = 4\nallow_cpu_jobs = true\n" if key == "cpus_kept_per_gpu" else "gpus = 0\n"
     with pytest.raises(ConfigError, match=says):
         load(design_example.replace("gpus = 0\n", f"{more}{key} = {value}\n"))
+
+
+@pytest.mark.parametrize("gres", ['"gpu:2"', '"gpu:a100:2"', '"gpu"'])
+def test_gpus_and_gres_must_agree(load: Load, design_example: str, gres: str) -> None:
+    text = design_example.replace("gpus = 0\n", "gpus = 4\n").replace(
+        'gres = ["tmpfs:3t"]', f'gres = [{gres}, "tmpfs:3t"]'
+    )
+    with pytest.raises(ConfigError, match=r"gres asks for \d GPUs, gpus says 4"):
+        load(text)
+
+
+def test_a_port_is_a_port(load: Load, design_example: str) -> None:
+    with pytest.raises(ConfigError, match="a port is a number from 1 to 65535"):
+        load(f'[connectivity.x]\nendpoint = "x:99999"\n{design_example}')

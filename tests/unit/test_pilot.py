@@ -248,10 +248,10 @@ def test_setup_lines_stand_as_the_admin_wrote_them(make: Make) -> None:
 
 
 def test_nothing_of_the_startds_configuration_is_expanded_by_the_shell(make: Make, tmp_path: Path) -> None:
-    config = make(attributes={"Motto": 'it\'s "q" $(touch X) `touch X` $HOME \\ %', "End": "END_OF_STARTD_CONFIG"})
+    config = make(attributes={"Motto": 'it\'s "q" $(touch X) `touch X` $HOME \\ %', "End": "END_OF_FILE"})
     script = pilot.script(config, "dcgp")
-    start = script.index("cat >> \"$CONDOR_CONFIG\" << 'END_OF_STARTD_CONFIG'")
-    heredoc = script[start : script.index("\nEND_OF_STARTD_CONFIG\n", start)] + "\nEND_OF_STARTD_CONFIG\n"
+    start = script.index('cat >> "$CONDOR_CONFIG" << ')
+    heredoc = script[start : script.index("\nEND_OF_FILE\n", start)] + "\nEND_OF_FILE\n"
     bash(f"CONDOR_CONFIG={tmp_path}/condor_config\n{heredoc}", tmp_path)
     assert (tmp_path / "condor_config").read_text().strip() == pilot.startd_config(config, "dcgp").strip()
     assert not (tmp_path / "X").exists()
@@ -277,6 +277,16 @@ def test_attributes_and_identity_are_advertised(make: Make) -> None:
         assert f"\n{line}\n" in text
     (advertised,) = re.findall(r"^STARTD_ATTRS = (.*)$", text, re.MULTILINE)
     assert {"OpportunisticSite", "PilotInstance", "PilotResource", "HasAVX", "Rank2"} <= set(advertised.split())
+
+
+@pytest.mark.parametrize("name", ["START", "Start", "LOG", "NODE_IS_HEALTHY", "GLIDEIN_ToDie_", "Startd_Attrs"])
+def test_an_attribute_that_is_a_knob_is_refused(make: Make, name: str) -> None:
+    config = make(attributes={name: True})
+    if name.endswith("_"):
+        assert f"\n{name} = True\n" in pilot.startd_config(config, "dcgp")
+        return
+    with pytest.raises(ConfigError, match=f"attributes: {name} is the pilot's own"):
+        pilot.startd_config(config, "dcgp")
 
 
 def test_start_accepts_the_grant_alone(config: Config) -> None:
@@ -380,9 +390,13 @@ def test_an_own_template_extends_generic(make: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{{ nobody }}", "own/mine.conf.j2: 'nobody' is undefined"),
+        ("{{ nobody }}", "/mine.conf.j2, line 1: 'nobody' is undefined"),
         ("START = {{ start }}\n{% if %}", "/mine.conf.j2, line 2: "),
         ('{% extends "own/none" %}', "no template own/none; there are: own/mine.conf.j2"),
+        ("{{ 1 / 0 }}", "/mine.conf.j2, line 1: division by zero"),
+        ("\n{{ resource.cpus + 'a' }}", "/mine.conf.j2, line 2: unsupported operand"),
+        ("START = true\n", "START is not in what it makes"),
+        ('{% extends "startd_configs/generic.conf.j2" %}{% block ovn %}{% endblock %}', "generic has no block ovn"),
     ],
 )
 def test_an_own_template_that_cannot_be_rendered_says_where(make: Make, tmp_path: Path, text: str, says: str) -> None:

@@ -116,12 +116,24 @@ def test_the_verdict_is_written_when_it_changes_and_only_then(node: Node) -> Non
 
 
 def test_a_check_that_hangs_is_given_up_and_counts_as_failed(node: Node) -> None:
-    node.put("checks/12-hangs", "#!/bin/bash\ntrap '' TERM\nsleep 300\n")
+    node.put("checks/12-hangs", "#!/bin/bash\ntrap '' TERM\nx=$(sleep 271.5 | cat)\n")
     began = time.monotonic()
     said = node.run("cron", "12-hangs", "10-scratch", limit=1)
     assert time.monotonic() - began < 10
     assert "PilotCheck_hangs = false\nPilotCheck_scratch = true\n" in said.stdout
     assert 'PilotCheckFailed = "hangs: no answer within 1 s"' in said.stdout
+    assert said.stderr == ""
+    left = subprocess.run(["pgrep", "-f", "^sleep 271.5"], capture_output=True, text=True, check=False).stdout
+    assert left == "", "what it started ends with it"
+
+
+def test_places_that_hang_take_no_longer_than_one(make: Make, tmp_path: Path, collector: str) -> None:
+    # An address of the documentation's: nothing answers, or the machine says at once that it has no way there.
+    places = {f"x{number}": {"endpoint": "192.0.2.1:9"} for number in range(8)}
+    began = time.monotonic()
+    node = Node(tmp_path, make({"tier1": {"collector": collector}, "connectivity": places}))
+    assert node.run("cron", "30-connectivity").stdout.count(" = false\n") == 8
+    assert time.monotonic() - began < 12
 
 
 # --------------------------------------------------------------------------- the checks themselves
@@ -174,7 +186,7 @@ def test_each_place_is_advertised_and_a_critical_one_ends_the_pilot(make: Make, 
     tier1 = {"collector": collector}
     places = {"up": {"endpoint": collector}, "down": {"endpoint": f"127.0.0.1:{free_port()}"}}
     said = Node(tmp_path / "1", make({"tier1": tier1, "connectivity": places})).run("join", "30-connectivity")
-    assert said.stdout == "PilotCheck_connectivity = true\nPilotReaches_up = true\nPilotReaches_down = false\n"
+    assert said.stdout == "PilotCheck_connectivity = true\nPilotReaches_down = false\nPilotReaches_up = true\n"
     places["down"]["critical"] = True
     said = Node(tmp_path / "2", make({"tier1": tier1, "connectivity": places})).run("join", "30-connectivity")
     assert said.returncode == 24
@@ -234,6 +246,8 @@ def test_an_own_check_goes_into_the_script_and_may_replace_ours(make: Make, own:
         ("35-a b.sh", "#!/bin/sh\n", 0o755, "two digits"),
         ("35-licence.sh", "true\n", 0o755, "first line"),
         ("35-licence.sh", "#!/bin/sh\n", 0o775, "others may write it"),
+        ("35-licence.sh", "#!/bin/sh\r\n", 0o755, "dos2unix"),
+        ("10-scratch.sh", "#!/bin/sh\n", 0o755, "10-scratch is the name that replaces it"),
     ],
 )
 def test_an_own_check_that_cannot_be_right_is_named(
@@ -245,8 +259,23 @@ def test_an_own_check_that_cannot_be_right_is_named(
     assert str(path) in str(error.value)
 
 
+def test_two_checks_of_one_name_would_hide_each_other(make: Make, own: Path) -> None:
+    write(own / "35-licence.sh")
+    write(own / "40-licence")
+    with pytest.raises(ConfigError, match=r"40-licence: 35-licence\.sh already stands for PilotCheck_licence"):
+        pilot.script(make(checks=str(own)), "dcgp")
+
+
+def test_what_somebody_else_owns_does_not_run_on_nodes(make: Make, own: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(write(own / "35-licence.sh"), 12345, 12345)
+    with pytest.raises(ConfigError, match="another user owns it"):
+        pilot.script(make(checks=str(own)), "dcgp")
+
+
 def test_a_missing_folder_of_checks_is_an_error(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"checks = .*No such file"):
+    with pytest.raises(ConfigError, match=r"checks = .*no such file"):
         pilot.script(make(checks=str(tmp_path / "none")), "dcgp")
 
 

@@ -145,6 +145,25 @@ def test_it_says_last_that_it_joined_and_how_many_jobs_it_ran(start: Start) -> N
     assert run.ends() == (0, OutcomeLine(0, True, 6, "idle or at the end of its life"))
 
 
+def test_a_directory_of_its_name_that_is_there_is_not_used(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "node scratch" / f"htcebridge-{ID}").mkdir()
+    run = start()
+    assert run.process.wait(timeout=30) == 13
+    assert "is there already" in run.log.read_text()
+    assert (tmp_path / "node scratch" / f"htcebridge-{ID}").exists(), "it is somebody else's"
+
+
+@pytest.mark.parametrize(("number", "says"), [(signal.SIGUSR1, "told to leave"), (signal.SIGTERM, "Slurm takes")])
+def test_a_signal_during_the_checks_is_heard_at_once(start: Start, number: signal.Signals, says: str) -> None:
+    run = start(patch=lambda script: script.replace("#!/bin/bash\n# Free space", "#!/bin/bash\n/bin/sleep 60\n#"))
+    run.until(lambda: list(run.folder.glob("node scratch/*/checks/.out*")) != [])
+    began = time.monotonic()
+    run.process.send_signal(number)
+    code, said = run.ends()
+    assert time.monotonic() - began < 5
+    assert (code, said.joined, said.reason.startswith(says)) == (0, False, True)
+
+
 def test_it_says_what_was_lost_when_it_had_to_leave(start: Start) -> None:
     ad = "CpusProvisioned = {}\\nCompletionDate = {}\\nJobCurrentStartDate = {}\\n*** Offset = 0 ClusterId = 1\\n"
     now = "$(date +%s)"
