@@ -161,6 +161,9 @@ def test_which_checks_there_are_follows_the_resource(make: Make) -> None:
     assert names(make(cvmfs=[])) == ["10-scratch", "30-connectivity", "60-collector"]
     executor = make(executor="/x/glidein.sh", mode="constant", **ALL)
     assert names(executor) == everything[:3], "its own pool is not ours to ask"
+    for config, asked in ((make(**ALL), True), (executor, False)):
+        files = pilot_checks.files(config, config.resources["dcgp"], None)
+        assert ("collector" in files["checks/30-connectivity"].partition("\nset -u")[2]) == asked
 
 
 def test_scratch_that_is_full_or_cannot_be_written_fails(make: Make, tmp_path: Path) -> None:
