@@ -79,9 +79,8 @@ class OldTool:
         filled = {"collector": '"tier1.cr.example.org:9618"', "memory": '"494000M"', **keys}
         for key, value in filled.items():
             text = re.sub(rf'^{key} = ("" # FILL IN.*|\d+)$', f"{key} = {value}", text, flags=re.MULTILINE)
-        self.chain.configure(
-            f'{text}scratch = "/scratch_local"\nmin_scratch = "50M"\nvacate_time = "8s"\n[pressure]\nmin_interval = "1s"\n'
-        )
+        own = 'scratch = "/scratch_local"\nmin_scratch = "50M"\nvacate_time = "8s"\n'
+        self.chain.configure(f'{text}{own}[pressure]\nmin_interval = "1s"\n')
         self.chain.htcebridge("config", "check")
         return said.stderr
 

@@ -118,10 +118,10 @@ def test_the_verdict_is_written_when_it_changes_and_only_then(node: Node) -> Non
 def test_a_check_that_hangs_is_given_up_and_counts_as_failed(node: Node) -> None:
     node.put("checks/12-hangs", "#!/bin/bash\ntrap '' TERM\nx=$(sleep 271.5 | cat)\n")
     began = time.monotonic()
-    said = node.run("cron", "12-hangs", "10-scratch", limit=1)
-    assert time.monotonic() - began < 10
+    said = node.run("cron", "12-hangs", "10-scratch", limit=4)
+    assert time.monotonic() - began < 20
     assert "PilotCheck_hangs = false\nPilotCheck_scratch = true\n" in said.stdout
-    assert 'PilotCheckFailed = "hangs: no answer within 1 s"' in said.stdout
+    assert 'PilotCheckFailed = "hangs: no answer within 4 s"' in said.stdout
     assert said.stderr == ""
     left = subprocess.run(["pgrep", "-f", "^sleep 271.5"], capture_output=True, text=True, check=False).stdout
     assert left == "", "what it started ends with it"
