@@ -60,7 +60,8 @@ def _own(folder: Path, ours: Collection[str]) -> Iterator[tuple[str, str]]:
             raise ConfigError(f"{path}: a check's name is two digits, '-' and letters, such as 35-licence.sh")
         if path.name not in ours and path.stem in ours:
             raise ConfigError(f"{path}: would run beside ours; {path.stem} is the name that replaces it")
-        if other := shown.setdefault(_shown(path.name), path.name) != path.name and shown[_shown(path.name)]:
+        other = shown.setdefault(_shown(path.name), path.name)
+        if other != path.name:
             raise ConfigError(f"{path}: {other} already stands for PilotCheck_{_shown(path.name)}")
         try:
             text = path.read_bytes().decode("utf-8")
