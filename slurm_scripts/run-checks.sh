@@ -6,13 +6,13 @@ set -u
 phase=$1 limit=$2
 shift 2
 export PHASE=$phase
-code='' failed='' pid=''
-trap '[ -z "$pid" ] || kill -KILL -- "-$pid" 2> /dev/null; exit 143' TERM
+code='' failed='' pid='' timer=''
+trap '[ -z "$pid" ] || { kill -KILL -- "-$pid"; kill "$timer"; } 2> /dev/null; exit 143' TERM
 
 # run CHECK: sets code and reason. A check that hangs in the kernel cannot be ended: nobody waits for it. Each is a
 # process group, so that what it started ends with it.
 run() {
-  local out=$PILOT_DIR/checks/.out.$1 timer
+  local out=$PILOT_DIR/checks/.out.$1
   setsid "$PILOT_DIR/checks/$1" < /dev/null > "$out" 2> "$out.why" &
   pid=$!
   sleep "$limit" > /dev/null 2>&1 &
