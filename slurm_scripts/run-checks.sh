@@ -25,6 +25,8 @@ run() {
     reason=$(tail -n 1 "$out.why")
     reason=${reason:-code $code}
   else
+    # Or bash tells of its end.
+    disown -a
     kill -KILL -- "-$pid" 2> /dev/null
     code=$(code_of "$1") reason="no answer within $limit s"
   fi
