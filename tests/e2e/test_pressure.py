@@ -213,9 +213,7 @@ def test_pilots_that_would_be_billed_to_another_qos_are_cancelled(chain: Chain) 
 
 
 def test_a_node_on_which_pilots_fail_is_excluded_and_the_others_serve(chain: Chain) -> None:
-    configure(
-        chain, 'shared_dir = "$HOME/pilots"', 'shared_dir = "$HOME/pilots"\nsetup = ["[ $(hostname -s) != lrdn0001 ]"]'
-    )
+    configure(chain, 'setup.sh"]', 'setup.sh", "[ $(hostname -s) != lrdn0001 ]"]')
     jobs = waiting(chain, cpus=100, count=2, seconds=20)
     found: dict[str, Any] = {}
 
