@@ -239,6 +239,9 @@ class Chain:
             self.bed.on(ce, ["sh", "-c", "rm -f /home/*/out.* /home/*/err.*"])
         wait_until(lambda: not self.slurm_jobs() and not self.slurm_jobs("leo2"), 90, "Slurm is empty")
         wait_until(lambda: not self.startds(), 60, "the pool has no startd")
+        # A collector that was restarted hears of them with their next updates only.
+        look = ["condor_status", "-schedd", "-af", "Name"]
+        wait_until(lambda: len(self.bed.on("tier1", look).stdout.split()) == 2, 90, "the collector knows both schedds")
         self.bed.on("edge", ["rm", "-rf", STATE, "/leonardo/home/leo/pilots"], user="leo")
         self.configure(CONFIGURATION)
 
