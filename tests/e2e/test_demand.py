@@ -376,7 +376,7 @@ def test_the_pilots_token_is_used_and_seen_by_nobody(ghosts: Chain) -> None:
     ghosts.configure(CONFIGURATION.replace("[pilot]", '[pilot]\ntoken_file = "~/.condor/tokens.d/tier1"'))
     done = ghosts.bed.on("edge", [PYTHON, "-c", refused], user="leo", check=False)
     assert done.returncode != 0
-    assert "took no offline slot" in done.stderr
+    assert "took no ads" in done.stderr
     assert "ADVERTISE_STARTD" in done.stderr
     assert ghost_names(ghosts) == []
     ghosts.configure(CONFIGURATION)
