@@ -48,6 +48,8 @@ def no_user_namespaces(chain: Chain, node: str) -> Iterator[None]:
     chain.bed.stop(node, "slurmd")
     try:
         chain.bed.on(node, ["sh", "-c", chained])
+        # Before that `start` would start one of its own.
+        wait_until(lambda: chain.bed.pids(node, "slurmd"), 30, "slurmd runs in its chroot", every=0.2)
         chain.bed.start(node, "slurmd")
         yield
     finally:

@@ -37,7 +37,7 @@ def storm(suite: str) -> Iterator[Chain]:
 
 
 class Weather(threading.Thread):
-    """Every 20 s a paying job takes a whole node, whatever is on it, for a quarter of a minute."""
+    """Every 20 s a paying job takes a node, for a quarter of a minute: first one with a pilot, then whichever."""
 
     def __init__(self, chain: Chain, seed: int) -> None:
         super().__init__(daemon=True)
@@ -46,7 +46,11 @@ class Weather(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(EVERY_S):
-            self.taken += self.chain.occupy(1, seconds=15, node=self.random.choice(self.chain.bed.nodes))
+            nodes = self.chain.bed.nodes
+            if not self.taken:
+                rows = self.chain.bed.on("hpcctl", ["squeue", "-h", "-u", "leo", "-t", "R", "-o", "%N"]).stdout.split()
+                nodes = rows or nodes
+            self.taken += self.chain.occupy(1, seconds=15, node=self.random.choice(nodes))
 
 
 def submit(chain: Chain, number: int, chance: random.Random) -> dict[GridJob, int]:
