@@ -50,6 +50,9 @@ _TABLES: tuple[tuple[str, type[config_types.Table], str], ...] = (
     ("[routes]", config.Routes, "The parts of the CE's policy: see [routes.md](routes.md). Goes into the CE's files."),
     ("[demand]", config.Demand, "Read by the controller and by the pilots' START."),
     ("[pressure]", config.Pressure, "Read by the controller; `instance` goes into the pilots, too."),
+    ("[history]", config.History, "Written by the controller, read for reports."),
+    ("[metrics]", config.Metrics, "Read by the controller: see [running.md](running.md)."),
+    ("[log]", config.Log, "Read by `pressure once`, `run` and `stop`, when they start."),
     (
         "[pilot]",
         config_pilot.PilotSettings,
@@ -141,8 +144,8 @@ No value may hold a line break or a control character.
 
 ## Where $VARIABLES are expanded
 
-- `tier1.token_directory`, `pressure.state_dir`, `token_file`, `shared_dir`, `job_scratch`, `checks`, `templates`,
-  `executor`: on the edge node. `~` and any `$VARIABLE`, from the environment of the command. An unset variable
+- `tier1.token_directory`, `pressure.state_dir`, `history.file`, `metrics.textfile_directory`, `log.file`,
+  `token_file`, `shared_dir`, `job_scratch`, `checks`, `templates`, `executor`: on the edge node. `~` and any `$VARIABLE`, from the environment of the command. An unset variable
   is an error; `config check` only says so, for the CE has the same file and none of these.
 - `scratch`: on the worker node. One `$VARIABLE` in front comes from the environment that Slurm
   gives the job, and is `/tmp` if unset. Nothing further on in the path is expanded.

@@ -248,6 +248,49 @@ class Pressure(Table):
     )
 
 
+class History(Table):
+    """What is kept of cycles, plans and pilots, for reports."""
+
+    file: Annotated[
+        Path | None,
+        Field(
+            description="SQLite file; best on a local disk of the edge node. Left out: INSTANCE.history.sqlite in "
+            "pressure.state_dir."
+        ),
+    ] = None
+    detail: Annotated[
+        Duration, Field(description="Every cycle is kept this long; older ones are thinned to one in 15 minutes.")
+    ] = timedelta(days=35)
+    keep: Annotated[Duration, Field(description="Older history is forgotten.")] = timedelta(days=800)
+
+
+class Metrics(Table):
+    """Where Prometheus finds the controller's numbers."""
+
+    textfile_directory: Annotated[
+        Path | None,
+        Field(
+            description="Directory of node_exporter's textfile collector: every cycle writes htcebridge-INSTANCE.prom "
+            "there. Left out: no file."
+        ),
+    ] = None
+
+
+class Log(Table):
+    """How the controller logs."""
+
+    format: Annotated[
+        Literal["text", "json"], Field(description='One event a line: "text" is key=value, "json" an object.')
+    ] = "text"
+    file: Annotated[
+        Path | None,
+        Field(
+            description="File to append to; it may be rotated from outside. Left out: standard error, which systemd "
+            "hands to the journal."
+        ),
+    ] = None
+
+
 class Config(Table):
     """The whole file."""
 
@@ -258,6 +301,9 @@ class Config(Table):
     routes: Routes = Routes()
     demand: Demand = Demand()
     pressure: Pressure = Pressure()
+    history: History = History()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
     pilot: PilotSettings = PilotSettings()
     connectivity: dict[Identifier, Endpoint] = Field(default_factory=dict)
     data: Data = Data()

@@ -28,6 +28,9 @@ _LEONARDO: tuple[tuple[str, type[config_types.Table], dict[str, Any]], ...] = (
     ("[routes]", config.Routes, {}),
     ("[demand]", config.Demand, {}),
     ("[pressure]", config.Pressure, {"interval": "60s", "instance": "leonardo"}),
+    ("[history]", config.History, {}),
+    ("[metrics]", config.Metrics, {}),
+    ("[log]", config.Log, {}),
     (
         "[pilot]",
         config_pilot.PilotSettings,

@@ -18,6 +18,7 @@ from htcebridge import (
     advertise,
     ghost,
     ghost_view,
+    history,
     learn,
     ledger,
     leftovers,
@@ -25,6 +26,7 @@ from htcebridge import (
     observation,
     pilot,
     planner,
+    recording,
     snapshots,
     tier1,
 )
@@ -63,6 +65,8 @@ class Look:
     listed: frozenset[str] = frozenset()
     """Ids of all jobs of this user that Slurm lists, other instances' too."""
     negotiator: Negotiator | None = None
+    before: Memory = field(default_factory=Memory)
+    """What the last cycle left."""
     dead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Resource -> its pilots that have ended, as slurmdbd knows, and that the collector still shows."""
 
@@ -75,6 +79,10 @@ class CycleResult:
     plan_id: str
     problems: tuple[str, ...] = ()
     exit_code: ExitCode = ExitCode.OK
+    seconds: float = 0.0
+    """How long it took."""
+    situation: Situation | None = None
+    memory: Memory = field(default_factory=Memory)
 
 
 def look(config: Config) -> Look:
@@ -83,7 +91,8 @@ def look(config: Config) -> Look:
         raise ConfigError("no [resource.NAME] in the configuration: nothing to start pilots on")
     check_pilots_can_start(config)
     slurm, now = Slurm(config.pressure.instance), int(time.time())
-    memory = replace(recall(config), looked=now)
+    before = recall(config)
+    memory = replace(before, looked=now)
     pilots: Sequence[Pilot] = ()
     try:
         lying = _marks(config, memory)
@@ -99,7 +108,7 @@ def look(config: Config) -> Look:
     except ConfigError:
         raise
     except BridgeError as error:
-        return Look(planner.hold(str(error), config.resources, pilots), (str(error),), memory)
+        return Look(planner.hold(str(error), config.resources, pilots), (str(error),), memory, before=before)
     situation, alarms = build(config, seen, memory, entries, lying)
     plan = planner.plan(situation)
     problems = (*observation.silent_schedds(seen.demand), *alarms)
@@ -110,7 +119,7 @@ def look(config: Config) -> Look:
     listed = frozenset([each.id for each in queue.ours] + [each.id for each in queue.others])
     dead = dead_in_pool(memory, seen.in_pool)
     memory = replace(memory, streaks=plan.streaks)
-    return Look(plan, problems, memory, situation, tuple(entries), listed, seen.negotiator, dead)
+    return Look(plan, problems, memory, situation, tuple(entries), listed, seen.negotiator, before, dead)
 
 
 def _shared_accounts(memory: Memory) -> list[str]:
@@ -175,13 +184,14 @@ def cycle(config: Config, lock: ControllerLock, record: Path | None = None) -> C
 
     `record`: a file to which situation and plan are appended, for `htcebridge simulate --replay`.
     """
+    began = time.monotonic()
     plan_id = f"{int(time.time()):x}{secrets.token_hex(2)}"
     learn.apply_resets(config)
     found = look(config)
     _log_plan(plan_id, found.plan)
     if found.situation is None:
-        remember(config, replace(recall(config), looked=found.memory.looked))
-        return CycleResult(found.plan, plan_id, found.problems, ExitCode.TEMPFAIL)
+        memory = replace(recall(config), looked=found.memory.looked)
+        return _kept(config, found, memory, plan_id, began, list(found.problems), ExitCode.TEMPFAIL)
     problems = list(found.problems)
     if record is not None:
         problems += _record(record, found.situation, found.plan)
@@ -191,8 +201,19 @@ def cycle(config: Config, lock: ControllerLock, record: Path | None = None) -> C
     problems += say_goodbyes(config, found)
     memory, failures = _tidied(config, found, memory)
     problems += failures
+    return _kept(config, found, memory, plan_id, began, problems, ExitCode.PROBLEM if problems else ExitCode.OK)
+
+
+def _kept(
+    config: Config, found: Look, memory: Memory, plan_id: str, began: float, problems: list[str], code: ExitCode
+) -> CycleResult:
+    """Remember, count and record. A history that cannot be written is said, and the exit code is not its business."""
+    seconds = time.monotonic() - began
+    memory, unwritten = recording.keep(
+        config, found.before, memory, found.situation, found.plan, plan_id, seconds, len(problems)
+    )
     remember(config, memory)
-    return CycleResult(found.plan, plan_id, tuple(problems), ExitCode.PROBLEM if problems else ExitCode.OK)
+    return CycleResult(found.plan, plan_id, (*problems, *unwritten), code, seconds, found.situation, memory)
 
 
 def _act(config: Config, found: Look, plan_id: str, lock: ControllerLock) -> tuple[Memory, list[str]]:
@@ -231,6 +252,8 @@ def _tidied(config: Config, found: Look, memory: Memory) -> tuple[Memory, list[s
         for scratch in {each.job_scratch for each in config.resources.values() if each.job_scratch}:
             leftovers.sweep(pilot.expand(scratch, "job_scratch"), found.listed, now)
         Ledger(config).prune(now)
+        kept = config.history
+        history.prune(history.path_of(config), now, int(kept.detail.total_seconds()), int(kept.keep.total_seconds()))
     except BridgeError as error:
         return memory, [str(error)]
     return replace(memory, pruned=now), []

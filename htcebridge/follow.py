@@ -66,6 +66,7 @@ def _seen(before: Seen, each: Pilot, demand: Demand, now: int) -> Seen:
         worked=before.worked or (startd is not None and startd.jobs > 0),
         starved=starved,
         absent=before.absent + 1 if each.phase is PilotPhase.ENDED else 0,
+        busy_by_vo=startd.busy_by_vo if startd else before.busy_by_vo,
     )
 
 

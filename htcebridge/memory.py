@@ -41,6 +41,8 @@ class Seen:
     starved: int = 0
     cancelled: bool = False
     absent: int = 0
+    busy_by_vo: Mapping[str, int] = field(default_factory=dict)
+    """VO -> cores that its jobs held when it was last seen in the pool."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,13 @@ class Memory:
     looked: int = 0
     pruned: int = 0
     """When old logs of pilots were removed last."""
+    accounted: int = 0
+    """Until when it is known what the held cores did."""
+    unrecorded: tuple[tuple[EndedPilot, Mapping[str, int]], ...] = ()
+    """Ended pilots, and the cores by VO that were busy at last, that the history does not have yet: it could not be
+    written."""
+    totals: Mapping[str, float] = field(default_factory=dict)
+    """What has been counted since this file was begun: "name|label|label" -> number (`recording`)."""
 
 
 _ADAPTER = TypeAdapter(Memory)

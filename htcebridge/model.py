@@ -177,6 +177,25 @@ class Pilot:
     tail_drained: bool = False
 
 
+class Cut(StrEnum):
+    """What kind of limit it was that left fewer pilots than the demand wants: for counting, in a few words."""
+
+    MAX_RUNNING = "max_running"
+    MAX_PENDING = "max_pending"
+    PER_CYCLE = "max_new_per_cycle"
+    RATE = "per hour or day"
+    BUDGET = "node-hours"
+    MAX_HOURS = "max_hours"
+    SLURM_LIMIT = "Slurm's limit"
+    SLURM_REFUSED = "refused by Slurm"
+    UNSETTLED = "submission in doubt"
+    STUCK = "pending for a reason that does not pass"
+    BACK_OFF = "back-off"
+    DISABLED = "disabled"
+    DRAINED = "drained"
+    OTHER = "other"
+
+
 @dataclass(frozen=True)
 class Cap:
     """How many pilots may be added, and by what. Caps of one `key` are one cap that several resources share."""
@@ -186,6 +205,7 @@ class Cap:
     why: str
     in_flight: bool = False
     """`room` is for pending and booting pilots together, those that are there included."""
+    kind: Cut = Cut.OTHER
 
 
 @dataclass(frozen=True)
@@ -287,6 +307,8 @@ class ResourcePlan:
     drain: tuple[str, ...] = ()
     undrain: tuple[str, ...] = ()
     lower_bound: int = 0
+    cuts: Mapping[Cut, int] = field(default_factory=dict)
+    """Pilots that the demand wants and that were not submitted, by the limit that cut them."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from htcebridge.model import Cap, EndedPilot, LivePilot, Outcome
+from htcebridge.model import Cap, Cut, EndedPilot, LivePilot, Outcome
 from htcebridge.units import plural
 
 # A resource pauses after so many failures in a row, longer with each further one (HyperQueue's steps, one more first).
@@ -173,8 +173,8 @@ def _starved(ended: Sequence[EndedPilot], now: int) -> list[tuple[Cap, str]]:
 def _pause(failures: int, last: int, now: int, what: str) -> Cap:
     until = last + BACK_OFF_S[min(failures - BACK_OFF_AFTER, len(BACK_OFF_S) - 1)]
     if now < until:
-        return Cap("", 0, f"back-off until {_clock(until)}: {what}")
-    return Cap("", 1, f"back-off, one pilot at a time: {what}", in_flight=True)
+        return Cap("", 0, f"back-off until {_clock(until)}: {what}", kind=Cut.BACK_OFF)
+    return Cap("", 1, f"back-off, one pilot at a time: {what}", in_flight=True, kind=Cut.BACK_OFF)
 
 
 def _quarantine(events: Sequence[_Event], now: int, rules: Rules) -> dict[str, str]:

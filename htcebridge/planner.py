@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from htcebridge import tail
 from htcebridge.model import (
     Cap,
+    Cut,
     Group,
     Limits,
     Pilot,
@@ -167,14 +168,15 @@ def _on_demand(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resour
         )
         streaks.wanted[name] = case.situation.streaks.wanted.get(name, 0) + 1
     cycles = streaks.wanted.get(name, 0)
+    cuts: dict[Cut, int] = {}
     if wanted and cycles < policy.demand_cycles:
         reasons.append(f"wanted for {cycles} of demand_cycles {policy.demand_cycles}: not yet")
         submit = 0
     else:
-        submit = _cut(wanted, case, shared, reasons)
+        submit, cuts = _cut(wanted, case, shared, reasons)
     if not (coming or wanted or case.opened or case.notes) and not _jobs(case.there):
         reasons.append("nothing waits for this resource")
-    decision = replace(_counted(case.pilots, coming + wanted, reasons), lower_bound=fewest)
+    decision = replace(_counted(case.pilots, coming + wanted, reasons), lower_bound=fewest, cuts=cuts)
     if submit:
         decision = _with_walltime(replace(decision, submit=submit, exclude=limit.exclude), worth, limit)
     pending_used = _used(case.there, Stage.PENDING)
@@ -191,9 +193,9 @@ def _constant(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resourc
         f"constant mode: keeps {limit.max_running} pilots, at most {limit.max_pending} of them pending",
     ]
     wanted = max(0, limit.max_running - _alive(case.pilots))
-    submit = _cut(wanted, case, shared, reasons)
+    submit, cuts = _cut(wanted, case, shared, reasons)
     in_flight = sum(pilot.phase in (PilotPhase.PENDING, PilotPhase.BOOTING) for pilot in case.pilots)
-    decision = _counted(case.pilots, in_flight + wanted, reasons)
+    decision = replace(_counted(case.pilots, in_flight + wanted, reasons), cuts=cuts)
     if submit:
         decision = replace(
             decision,
@@ -246,28 +248,36 @@ def _caps(pilots: Sequence[Pilot], limit: Limits) -> list[Cap]:
     pending = [pilot for pilot in pilots if pilot.phase is PilotPhase.PENDING]
     stuck = sorted({pilot.job.reason for pilot in pending if pilot.wait is not Wait.NORMAL})
     caps = [
-        Cap("", limit.max_running - alive, f"max_running {limit.max_running} ({alive} there)"),
-        Cap("", limit.max_pending - len(pending), f"max_pending {limit.max_pending} ({len(pending)} there)"),
-        Cap("", limit.max_new_per_cycle, f"max_new_per_cycle {limit.max_new_per_cycle}"),
+        Cap("", limit.max_running - alive, f"max_running {limit.max_running} ({alive} there)", kind=Cut.MAX_RUNNING),
+        Cap(
+            "",
+            limit.max_pending - len(pending),
+            f"max_pending {limit.max_pending} ({len(pending)} there)",
+            kind=Cut.MAX_PENDING,
+        ),
+        Cap("", limit.max_new_per_cycle, f"max_new_per_cycle {limit.max_new_per_cycle}", kind=Cut.PER_CYCLE),
         *limit.caps,
     ]
     booting = sum(pilot.phase is PilotPhase.BOOTING for pilot in pilots)
     caps = [replace(cap, room=cap.room - len(pending) - booting) if cap.in_flight else cap for cap in caps]
     if stuck:
-        caps.append(Cap("", 0, f"pending pilots that wait for {', '.join(stuck)}"))
+        caps.append(Cap("", 0, f"pending pilots that wait for {', '.join(stuck)}", kind=Cut.STUCK))
     return caps
 
 
-def _cut(wanted: int, case: _Case, shared: dict[str, int], reasons: list[str]) -> int:
-    """What the limits leave of `wanted`; each limit that cuts adds its reason. Shared caps are used up."""
+def _cut(wanted: int, case: _Case, shared: dict[str, int], reasons: list[str]) -> tuple[int, dict[Cut, int]]:
+    """What the limits leave of `wanted`, and what each kind of them took; each that cuts adds its reason. Shared caps
+    are used up."""
+    cuts: dict[Cut, int] = {}
     for cap in _caps(case.pilots, case.limit):
         room = max(0, min(cap.room, shared[cap.key]) if cap.key else cap.room)
         if wanted > room:
             reasons.append(f"cut from {wanted} to {room} by {cap.why}")
+            cuts[cap.kind] = cuts.get(cap.kind, 0) + wanted - room
             wanted = room
     for key in {cap.key for cap in case.limit.caps if cap.key}:
         shared[key] -= wanted
-    return wanted
+    return wanted, cuts
 
 
 def _with_walltime(decision: ResourcePlan, opened: Sequence[Bin], limit: Limits) -> ResourcePlan:

@@ -13,7 +13,7 @@ from htcebridge.config import Config
 from htcebridge.config_pilot import Resource
 from htcebridge.ledger import Entry
 from htcebridge.memory import Disabled, Memory, Pause
-from htcebridge.model import Cap, Limits, Pilot, PilotPhase, Policy, Shape, Situation
+from htcebridge.model import Cap, Cut, Limits, Pilot, PilotPhase, Policy, Shape, Situation
 from htcebridge.observation import Observation
 from htcebridge.outcomes import Health, Rules, health
 from htcebridge.slurm_limits import SlurmLimits, room
@@ -126,12 +126,12 @@ def _limits(
         *verdict.caps,
     ]
     if marks.drained and name in marks.drained:
-        caps.append(Cap("", 0, f"it is drained: {marks.drained[name]}"))
+        caps.append(Cap("", 0, f"it is drained: {marks.drained[name]}", kind=Cut.DRAINED))
     if read is not None:
         caps += _slurm_caps(read.limits, seen, resource)
         base, shortened = _within_max_wall(base, read.limits)
         if base.walltime_s < (base.min_walltime_s or 0) or base.job_life_s <= 0:
-            caps.append(Cap("", 0, f"{shortened}, too short for a pilot"))
+            caps.append(Cap("", 0, f"{shortened}, too short for a pilot", kind=Cut.SLURM_LIMIT))
         elif shortened:
             notes.append(shortened)
     return replace(
@@ -163,7 +163,7 @@ def _rate_caps(config: Config, entries: Sequence[Entry], now: int) -> list[Cap]:
         ("max_new_per_day", config.pressure.max_new_per_day, ledger.DAY_S),
     ):
         used = ledger.submitted_since(entries, now - span)
-        caps.append(Cap(key, most - used, f"{key} {most} ({used} submitted)"))
+        caps.append(Cap(key, most - used, f"{key} {most} ({used} submitted)", kind=Cut.RATE))
     return caps
 
 
@@ -171,10 +171,12 @@ def _memory_caps(name: str, resource: Resource, memory: Memory, now: int) -> lis
     caps = []
     disabled: Disabled | None = memory.disabled.get(name)
     if disabled is not None and disabled.fingerprint == fingerprint(resource):
-        caps.append(Cap("", 0, f"it is disabled since {_clock_time(disabled.since)}: {disabled.why}"))
+        why = f"it is disabled since {_clock_time(disabled.since)}: {disabled.why}"
+        caps.append(Cap("", 0, why, kind=Cut.DISABLED))
     pause: Pause | None = memory.paused.get(name)
     if pause is not None and now < pause.until:
-        caps.append(Cap("", 0, f"Slurm refused: {pause.why}; next try at {_clock_time(pause.until)}"))
+        why = f"Slurm refused: {pause.why}; next try at {_clock_time(pause.until)}"
+        caps.append(Cap("", 0, why, kind=Cut.SLURM_REFUSED))
     return caps
 
 
@@ -185,6 +187,7 @@ def _unsettled(name: str, entries: Sequence[Entry]) -> list[Cap]:
             0,
             f"nobody knows yet whether Slurm took {plural(entry.count, 'pilot')} at {_clock_time(entry.when)} "
             f"(plan {entry.plan_id})",
+            kind=Cut.UNSETTLED,
         )
         for entry in ledger.unsettled(entries)
         if entry.resource == name
@@ -203,7 +206,7 @@ def _budget(name: str, resource: Resource, seen: Observation, spent: float) -> l
     left = resource.max_node_hours - spent - promised / 3600
     hours = resource.walltime.total_seconds() / 3600
     why = f"max_node_hours {resource.max_node_hours:g} ({max(0.0, left):.1f} left, a pilot may take {hours:g})"
-    return [Cap("", max(0, int(left // hours)), why)]
+    return [Cap("", max(0, int(left // hours)), why, kind=Cut.BUDGET)]
 
 
 def _promised_s(each: Pilot, resource: Resource) -> float:
@@ -221,7 +224,7 @@ def _clock(resource: Resource, memory: Memory, name: str, now: int) -> list[Cap]
     since = clock.since if clock is not None and clock.max_hours == resource.max_hours else now
     if now - since < resource.max_hours * 3600:
         return []
-    return [Cap("", 0, f"max_hours {resource.max_hours:g} since {_clock_time(since)} are over")]
+    return [Cap("", 0, f"max_hours {resource.max_hours:g} since {_clock_time(since)} are over", kind=Cut.MAX_HOURS)]
 
 
 def _slurm_caps(limits: SlurmLimits, seen: Observation, resource: Resource) -> list[Cap]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import IO
 
+from htcebridge import calls
 from htcebridge.errors import BridgeError, ConfigError, UnknownState
 from htcebridge.slurm_answers import classify, only_gone
 from htcebridge.slurm_levels import (
@@ -252,6 +253,7 @@ class Slurm:
 
     def _run(self, arguments: Sequence[str], script: str | None = None, lock: IO[str] | None = None) -> str:
         command = arguments[0]
+        calls.count(command)
         try:
             done = subprocess.run(
                 arguments,

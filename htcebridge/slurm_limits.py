@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from htcebridge.model import Cap, Pilot, Shape
+from htcebridge.model import Cap, Cut, Pilot, Shape
 from htcebridge.slurm_text import ENDED_STATES, OtherJob
 
 
@@ -72,7 +72,7 @@ def room(limits: SlurmLimits, pilots: Iterable[Pilot], others: Iterable[OtherJob
 
     Slurm is not asked for other jobs' cores (it would look up the details of all): each node of theirs counts as one.
     """
-    caps = [Cap(f"slurm {why}", 0, why) for why in limits.refusals]
+    caps = [Cap(f"slurm {why}", 0, why, kind=Cut.SLURM_LIMIT) for why in limits.refusals]
     caps += [cap for size in limits.sizes if (cap := _too_big(size, shape))]
     ours = [each.job for each in pilots if each.job.state not in ENDED_STATES]
     others = list(others)
@@ -89,7 +89,7 @@ def room(limits: SlurmLimits, pilots: Iterable[Pilot], others: Iterable[OtherJob
         said = f"{used} there, {foreign} of them others'" if foreign else f"{used} there"
         why = f"{bound.holder} allows {bound.most} {bound.unit}{' a user' if bound.own and bound.qos else ''} ({said})"
         key = f"slurm {bound.holder} {bound.name}" + (f" {each}" if bound.unit is Unit.CPUS else "")
-        caps.append(Cap(key, max(0, (bound.most - used) // each), why))
+        caps.append(Cap(key, max(0, (bound.most - used) // each), why, kind=Cut.SLURM_LIMIT))
     return caps
 
 
@@ -107,4 +107,5 @@ def _too_big(size: Size, shape: Shape) -> Cap | None:
         return None
     how = "asks for at least" if size.least else "allows at most"
     unit = f"{size.tres}={size.amount:g}{'M' if size.tres == 'mem' else ''}"
-    return Cap(f"slurm {size.holder} {size.name} {has}", 0, f"{size.holder} {how} {unit} a job, a pilot has {has}")
+    why = f"{size.holder} {how} {unit} a job, a pilot has {has}"
+    return Cap(f"slurm {size.holder} {size.name} {has}", 0, why, kind=Cut.SLURM_LIMIT)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from htcebridge import calls
 from htcebridge.errors import BridgeError, ConfigError, UnknownState
 from htcebridge.model import Shape, Startd
 
@@ -270,6 +271,7 @@ def token_expiry(path: Path) -> int | None:
 
 def ask(pool: Pool, request: Mapping[str, Any]) -> dict[str, Any]:
     """Run one question of `tier1_query` in a child. Raises BridgeError with the reason."""
+    calls.count(f"tier1 {request['ask']}")
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "htcebridge.tier1_query"],

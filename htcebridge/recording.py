@@ -1,0 +1,103 @@
+"""What a cycle leaves behind: its line in the history, and the totals that the metrics show.
+
+Nothing here decides anything, and nothing here stops a cycle: what cannot be written is a sentence for a person.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from htcebridge import calls, history, usage
+from htcebridge.config import Config
+from htcebridge.history import HistoryError
+from htcebridge.memory import Memory, Seen
+from htcebridge.model import EndedPilot, Plan, Situation
+from htcebridge.usage import Use, Used
+
+# While the history cannot be written: what `memory.follow` keeps as well.
+_KEPT_ENDS = 5000
+
+Ended = tuple[EndedPilot, Mapping[str, int]]
+
+
+def keep(
+    config: Config,
+    before: Memory,
+    memory: Memory,
+    situation: Situation | None,
+    plan: Plan,
+    plan_id: str,
+    seconds: float,
+    problems: int,
+) -> tuple[Memory, list[str]]:
+    """Count what this cycle has seen and done, and write it down. `seconds` is how long it took.
+
+    Returns what to remember, and what a person should know. `situation` is None where nothing was decided.
+    """
+    used = usage.between(situation, before.accounted) if situation and before.accounted else {}
+    known = {each.id for each in before.ended}
+    ended = [(each, _busy(before, each.id)) for each in memory.ended if each.id not in known]
+    memory = replace(
+        memory,
+        accounted=situation.now if situation else before.accounted,
+        totals=_counted(memory.totals, plan, used, ended, problems),
+        unrecorded=(*memory.unrecorded, *ended)[-_KEPT_ENDS:],
+    )
+    cycle = history.Cycle(
+        at=memory.looked,
+        plan_id=plan_id,
+        seconds=seconds,
+        plan=plan,
+        demand=situation.demand if situation else None,
+        joined=[each for each in situation.pilots if each.startd] if situation else (),
+        pilots=_changed(before.pilots, memory.pilots),
+        ended=memory.unrecorded,
+        used=used,
+        cpus={name: resource.cpus for name, resource in config.resources.items()},
+    )
+    try:
+        history.record(history.path_of(config), cycle)
+    except HistoryError as error:
+        return memory, [str(error)]
+    return replace(memory, unrecorded=()), []
+
+
+def _busy(before: Memory, id_: str) -> Mapping[str, int]:
+    return before.pilots[id_].busy_by_vo if id_ in before.pilots else {}
+
+
+def _changed(before: Mapping[str, Seen], now: Mapping[str, Seen]) -> dict[str, Seen]:
+    def facts(each: Seen | None) -> tuple[object, ...]:
+        return (each.submitted, each.started, each.joined, each.node) if each else ()
+
+    return {id_: each for id_, each in now.items() if facts(each) != facts(before.get(id_))}
+
+
+def _counted(
+    before: Mapping[str, float], plan: Plan, used: Used, ended: list[Ended], problems: int
+) -> dict[str, float]:
+    """The totals: name, then its labels. Names of resources and VOs have no "|" in them."""
+    totals = Counter(before)
+    totals[f"cycles|{'held' if plan.held else 'problem' if problems else 'ok'}"] += 1
+    for what, number in calls.take().items():
+        totals[f"calls|{what}"] += number
+    for name, each in plan.resources.items():
+        totals[f"submitted|{name}"] += each.submit
+        totals[f"cancelled|{name}"] += len(each.cancel)
+        for cut, number in each.cuts.items():
+            totals[f"cut|{name}|{cut}"] += number
+    for (resource, vo, use), core_s in used.items():
+        totals[f"core_s|{resource}|{vo}|{use}"] += core_s
+    for pilot, busy_by_vo in ended:
+        totals[f"outcome|{pilot.resource}|{pilot.outcome}"] += 1
+        for vo, core_s in usage.shared_out(pilot.lost_core_s, busy_by_vo).items():
+            totals[f"core_s|{pilot.resource}|{vo}|{Use.LOST}"] += core_s
+        if pilot.submitted is not None and pilot.started is not None:
+            totals[f"queued|{pilot.resource}"] += 1
+            totals[f"queued_s|{pilot.resource}"] += pilot.started - pilot.submitted
+        if pilot.started is not None and pilot.joined is not None:
+            totals[f"booted|{pilot.resource}"] += 1
+            totals[f"booted_s|{pilot.resource}"] += max(0, pilot.joined - pilot.started)
+    return dict(totals)
