@@ -145,8 +145,9 @@ No value may hold a line break or a control character.
 ## Where $VARIABLES are expanded
 
 - `tier1.token_directory`, `pressure.state_dir`, `history.file`, `metrics.textfile_directory`, `log.file`,
-  `token_file`, `shared_dir`, `job_scratch`, `checks`, `templates`, `executor`: on the edge node. `~` and any `$VARIABLE`, from the environment of the command. An unset variable
-  is an error; `config check` only says so, for the CE has the same file and none of these.
+  `token_file`, `shared_dir`, `job_scratch`, `checks`, `templates`, `executor`: on the edge node. `~` and any
+  `$VARIABLE`, from the environment of the command. An unset variable is an error; `config check` only says so, for the
+  CE has the same file and none of these.
 - `scratch`: on the worker node. One `$VARIABLE` in front comes from the environment that Slurm
   gives the job, and is `/tmp` if unset. Nothing further on in the path is expanded.
 - `setup`: on the worker node. These are shell lines; the shell does what it does.

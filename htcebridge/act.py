@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from htcebridge import ledger, marks, pilot
+from htcebridge import ledger, logs, marks, pilot
 from htcebridge.config import Config
 from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.ledger import Entry, Ledger
@@ -18,8 +18,6 @@ from htcebridge.situation import UNDRAIN_SEEN_S, fingerprint
 from htcebridge.slurm import OutcomeUnknown, Slurm, SlurmRefused, Submission
 from htcebridge.slurm_text import Answer
 from htcebridge.units import plural
-
-log = logging.getLogger("htcebridge")
 
 # How long a resource pauses when Slurm refuses it, by how often in a row.
 _LIMIT_PAUSE_S = (900, 1800, 3600)
@@ -66,14 +64,14 @@ def _drain(doing: _Doing, name: str, decision: ResourcePlan) -> None:
     doing.memory = replace(doing.memory, undrained={**recent, **dict.fromkeys(decision.undrain, now)})
     for what, ids in (("drained", decision.drain), ("undrained", decision.undrain)):
         if ids:
-            log.info("plan=%s resource=%s %s=%s", doing.plan_id, name, what, ",".join(ids))
+            logs.event(what, plan=doing.plan_id, resource=name, pilots=ids)
 
 
 def _cancel(doing: _Doing, name: str, decision: ResourcePlan) -> None:
     if decision.cancel:
         doing.memory = _noted_as_cancelled(doing.memory, decision.cancel)
         doing.slurm.cancel_pending(decision.cancel)
-        log.info("plan=%s resource=%s cancelled=%s", doing.plan_id, name, ",".join(decision.cancel))
+        logs.event("cancelled", plan=doing.plan_id, resource=name, pilots=decision.cancel)
 
 
 def _submit(doing: _Doing, name: str, decision: ResourcePlan) -> None:
@@ -113,7 +111,7 @@ def _submit(doing: _Doing, name: str, decision: ResourcePlan) -> None:
         return
     doing.ledger.settle(entry, job_id)
     doing.memory = replace(doing.memory, paused=_without(doing.memory.paused, name))
-    log.info("plan=%s resource=%s submitted=%d job=%s", doing.plan_id, name, entry.count, job_id)
+    logs.event("submitted", plan=doing.plan_id, resource=name, count=entry.count, job=job_id)
 
 
 def _within_hard_caps(doing: _Doing, wanted: int) -> int:
@@ -186,7 +184,7 @@ def cancel_misbilled(config: Config, wrong: Mapping[str, list[tuple[str, str]]],
             memory = replace(memory, disabled={**memory.disabled, name: disabled})
         memory = _noted_as_cancelled(memory, ids)
         slurm.cancel(ids)
-        log.error("resource=%s %s (%s)", name, why, ",".join(ids))
+        logs.event("disabled", logging.ERROR, resource=name, why=why, pilots=ids)
     return memory
 
 
@@ -202,7 +200,7 @@ def tell_executors(config: Config, pilots: Iterable[Pilot], memory: Memory) -> M
     ]
     if running:
         Slurm(config.pressure.instance).tell_to_leave(running)
-        log.info("manual glideins told to leave: %s", ",".join(running))
+        logs.event("manual glideins told to leave", pilots=running)
     return _noted_as_cancelled(memory, running)
 
 

@@ -22,6 +22,7 @@ from htcebridge import (
     learn,
     ledger,
     leftovers,
+    logs,
     marks,
     observation,
     pilot,
@@ -41,8 +42,6 @@ from htcebridge.pilot_logs import prune_logs
 from htcebridge.situation import Marks, build
 from htcebridge.slurm import Slurm
 from htcebridge.units import format_duration
-
-log = logging.getLogger("htcebridge")
 
 _TIDY_S = 3600
 _KEEP_LOGS_DAYS = 7
@@ -227,7 +226,7 @@ def _act(config: Config, found: Look, plan_id: str, lock: ControllerLock) -> tup
             known = next((each.outcome for each in found.entries if each.key == entry.key), "")
             if known:
                 book.settle(entry, known)
-                log.info("plan=%s resource=%s settled job=%s", entry.plan_id, entry.resource, known)
+                logs.event("settled", plan=entry.plan_id, resource=entry.resource, job=known)
         if found.situation.stop is not None:
             memory = act.tell_executors(config, found.situation.pilots, memory)
         wrong = act.misbilled(found.situation.pilots, found.entries)
@@ -289,7 +288,7 @@ def say_goodbyes(config: Config, found: Look) -> list[str]:
             continue
         try:
             advertise.say_goodbye(config, config.resources[name].token_file, ids)
-            log.info("resource=%s goodbye=%s", name, ",".join(ids))
+            logs.event("goodbye", resource=name, pilots=ids)
         except BridgeError as error:
             problems.append(f"resource {name}: {error}")
     return problems
@@ -301,7 +300,7 @@ def withdraw_ghosts(config: Config) -> None:
         try:
             ghost.withdraw(config)
         except BridgeError as error:
-            log.warning("the offline slots stay until they expire: %s", error)
+            logs.event("the offline slots stay until they expire", logging.WARNING, why=error)
 
 
 def _record(path: Path, situation: Situation, plan: Plan) -> list[str]:
@@ -334,19 +333,18 @@ def _log_plan(plan_id: str, plan: Plan) -> None:
     """One line per resource: loud where something is done, quiet where nothing changes."""
     for name, decision in plan.resources.items():
         busy = decision.submit or decision.cancel or decision.drain or decision.undrain
-        log.log(
+        logs.event(
+            "decided",
             logging.INFO if busy else logging.DEBUG,
-            "plan=%s resource=%s needed=%d running=%d booting=%d pending=%d submit=%d cancel=%d drain=%d undrain=%d "
-            "why=%r",
-            plan_id,
-            name,
-            decision.needed,
-            decision.running,
-            decision.booting,
-            decision.pending,
-            decision.submit,
-            len(decision.cancel),
-            len(decision.drain),
-            len(decision.undrain),
-            "; ".join(decision.reasons),
+            plan=plan_id,
+            resource=name,
+            needed=decision.needed,
+            running=decision.running,
+            booting=decision.booting,
+            pending=decision.pending,
+            submit=decision.submit,
+            cancel=len(decision.cancel),
+            drain=len(decision.drain),
+            undrain=len(decision.undrain),
+            why="; ".join(decision.reasons),
         )

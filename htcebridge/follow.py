@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from htcebridge import pilot
+from htcebridge import logs, pilot
 from htcebridge.config import Config
 from htcebridge.endings import classify
 from htcebridge.errors import BridgeError, UnknownState
@@ -17,8 +17,6 @@ from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, Pilot, Pilo
 from htcebridge.outcomes import NODE_MEMORY_S
 from htcebridge.pilot_logs import OutcomeLine, read_outcome
 from htcebridge.slurm import Billing, Slurm
-
-log = logging.getLogger("htcebridge")
 
 # slurmdbd may lag: after so many listings without a word from it the outcome stays unknown. Of a pending array task
 # that was cancelled alone it never says one (22.05, 24.11, 26.05).
@@ -88,7 +86,7 @@ def settle(config: Config, slurm: Slurm, memory: Memory, pilots: Iterable[Pilot]
     try:
         answers = {ended.id: ended for ended in slurm.ended(gone)}
     except UnknownState as error:
-        log.warning("outcomes are not known yet: %s", error)
+        logs.event("outcomes are not known yet", logging.WARNING, why=error)
         return _within(memory, config, now)
     outcomes: list[EndedPilot] = []
     spent = dict(memory.spent)
@@ -156,7 +154,7 @@ def _last_words(config: Config, resource: str, id_: str) -> OutcomeLine | None:
     try:
         return read_outcome(pilot.expand(config.resources[resource].shared_dir, "shared_dir"), id_)
     except BridgeError as error:
-        log.warning("pilot=%s its last words: %s", id_, error)
+        logs.event("a pilot's last words cannot be read", logging.WARNING, pilot=id_, why=error)
         return None
 
 
@@ -196,16 +194,16 @@ def budgets(config: Config, slurm: Slurm, memory: Memory) -> Memory:
 
 
 def _log(outcome: EndedPilot) -> None:
-    log.info(
-        "pilot=%s resource=%s plan=%s outcome=%r node=%s code=%d jobs=%d evicted=%d lost_core_s=%d%s",
-        outcome.id,
-        outcome.resource,
-        outcome.plan_id,
-        str(outcome.outcome),
-        outcome.node or "-",
-        outcome.exit_code,
-        outcome.jobs,
-        outcome.evicted,
-        outcome.lost_core_s,
-        f" said={outcome.said!r}" if outcome.said else "",
+    logs.event(
+        "ended",
+        pilot=outcome.id,
+        resource=outcome.resource,
+        plan=outcome.plan_id,
+        outcome=outcome.outcome,
+        node=outcome.node or "-",
+        code=outcome.exit_code,
+        jobs=outcome.jobs,
+        evicted=outcome.evicted,
+        lost_core_s=outcome.lost_core_s,
+        said=outcome.said or "-",
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from htcebridge import act, follow
+from htcebridge import act, follow, logs
 from htcebridge.config import Config
 from htcebridge.errors import UnknownState
 from htcebridge.ledger import Entry, unsettled
@@ -18,8 +18,6 @@ from htcebridge.observation import Observation
 from htcebridge.pilot import expand
 from htcebridge.situation import fingerprint
 from htcebridge.slurm import Slurm
-
-log = logging.getLogger("htcebridge")
 
 # Limits of QOS and associations change by an admin's hand.
 _LIMITS_LAST_S = 900
@@ -68,7 +66,13 @@ def _seen_by_slurmdbd(
         try:
             submitted = slurm.submitted_since(config.resources[entry.resource].job_name, entry.when - 60)
         except UnknownState as error:
-            log.warning("resource=%s whether plan %s was submitted: %s", entry.resource, entry.plan_id, error)
+            logs.event(
+                "whether it was submitted is not known",
+                logging.WARNING,
+                plan=entry.plan_id,
+                resource=entry.resource,
+                why=error,
+            )
             found[entry.key] = ""
             continue
         job = next((each.id for each in submitted if each.plan_id == entry.plan_id), None)
@@ -101,7 +105,7 @@ def apply_resets(config: Config) -> None:
             ),
         )
         request.unlink(missing_ok=True)
-        log.info("resource=%s reset by request", name)
+        logs.event("reset by request", resource=name)
 
 
 def _reset_file(config: Config, resource: str) -> Path:
@@ -154,9 +158,10 @@ def _slurm_limits(config: Config, slurm: Slurm, memory: Memory, now: int) -> dic
         try:
             read[name] = ReadLimits(slurm.limits(*billing), billing, now)
             if read[name].limits.unknown:
-                log.warning("resource=%s %s: nothing is cut by what is not known", name, read[name].limits.unknown)
+                why = f"{read[name].limits.unknown}: nothing is cut by what is not known"
+                logs.event("Slurm's limits are not known", logging.WARNING, resource=name, why=why)
         except UnknownState as error:
-            log.warning("resource=%s Slurm's limits are not known: %s", name, error)
+            logs.event("Slurm's limits are not known", logging.WARNING, resource=name, why=error)
             if known is not None and known.billing == billing:
                 read[name] = known
     return read

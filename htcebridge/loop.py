@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from htcebridge import config_file, controller, planner
+from htcebridge import config_file, controller, logs, planner
 from htcebridge.config import Config
 from htcebridge.controller import CycleResult
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
@@ -58,7 +58,7 @@ def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log
             problems = ((complaint,) if complaint else ()) + result.problems
             for problem in problems:
                 if problem not in known:
-                    log.warning("%s", problem)
+                    logs.event("problem", logging.WARNING, plan=result.plan_id or "-", why=problem)
             if known and not problems:
                 log.info("all is well again")
             known = problems

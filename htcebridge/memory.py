@@ -14,13 +14,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from htcebridge import logs
 from htcebridge.config import Config
 from htcebridge.ghost_view import Track
 from htcebridge.model import EndedPilot, Streaks
 from htcebridge.pilot import expand
 from htcebridge.slurm_limits import SlurmLimits
-
-log = logging.getLogger("htcebridge")
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def recall(config: Config) -> Memory:
     try:
         return _ADAPTER.validate_json(path.read_bytes())
     except ValidationError:
-        log.warning("%s: damaged, what it knew is forgotten", path)
+        logs.event("damaged: what it knew is forgotten", logging.WARNING, file=path)
     except OSError:
         pass  # none yet
     return Memory()
@@ -151,7 +150,9 @@ def remember(config: Config, memory: Memory) -> None:
         temporary.write_bytes(_ADAPTER.dump_json(memory))
         temporary.replace(path)
     except OSError as error:
-        log.warning("%s: cannot be written (%s): the next cycle starts without it", path, error.strerror)
+        logs.event(
+            "cannot be written: the next cycle starts without it", logging.WARNING, file=path, why=error.strerror
+        )
 
 
 def _file(config: Config) -> Path:

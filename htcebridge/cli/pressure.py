@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.markup import escape
 
-from htcebridge import controller, learn, loop, marks, pilot
+from htcebridge import controller, learn, logs, loop, marks, pilot
 from htcebridge.cli import App
 from htcebridge.cli.output import json_option, print_json, show, table
 from htcebridge.config import Config
@@ -63,7 +61,7 @@ def once(app: App, record: Path | None) -> int:
     and so nothing was done, or another controller is at work.
     """
     config = app.config()
-    _log_to_stderr(app.verbosity)
+    logs.setup(config.log, app.verbosity)
     with ControllerLock(config) as lock:
         loop.wait_for_min_interval(config)
         result = controller.cycle(config, lock, record)
@@ -82,7 +80,7 @@ def run(app: App, record: Path | None) -> int:
 
     The configuration is read again before each cycle. SIGHUP starts a cycle at once.
     """
-    _log_to_stderr(app.verbosity)
+    logs.setup(app.config().log, app.verbosity)
     loop.run(app.path(), record)
     return ExitCode.OK
 
@@ -105,7 +103,7 @@ def stop(app: App, reason: str) -> int:
         else:
             marks.set_stop(directory, reason or "htcebridge pressure stop")
             click.echo(f"stopped: {marks.stop_mark(directory)}")
-    _log_to_stderr(app.verbosity)
+    logs.setup(config.log, app.verbosity)
     try:
         with ControllerLock(config) as lock:
             result = controller.cycle(config, lock)
@@ -204,8 +202,3 @@ def _report(decision: Plan, problems: tuple[str, ...]) -> int:
     if decision.held:
         return ExitCode.TEMPFAIL
     return ExitCode.PROBLEM if problems else ExitCode.OK
-
-
-def _log_to_stderr(verbosity: int) -> None:
-    level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG if verbosity > 0 else logging.ERROR)
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")

@@ -225,6 +225,8 @@ def test_jobs_of_a_node_that_vanishes_run_again_after_the_lease_and_its_ads_are_
         chain.bed.mend(node)
         chain.bed.on("hpcctl", ["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
         chain.bed.stop(node, "slurmd")
+        # The pilot was killed with its automounter: what a dead node comes back without.
+        chain.bed.on(node, ["/etc/slurm/cvmfs.sh", "boot"])
         chain.bed.start(node, "slurmd")
         chain.clean()
         chain.install_routes()

@@ -2,6 +2,7 @@
 # A node's CVMFS, as Leonardo's site hook gives it: /cvmfs is there while a job with CVMFS in its name is on the node.
 #   cvmfs.sh take JOB     as the job's user, from TaskProlog: mounts it, unless another job has done so
 #   cvmfs.sh leave JOB    as root, from Epilog: unmounts it, if no other job has it
+#   cvmfs.sh boot         as root: forgets all jobs and unmounts it, as a node does that starts anew
 # The automounter belongs to the user whose job came first, and outlives that job while others use it: it daemonizes,
 # and proctrack/linuxproc does not find what is no descendant of the job's any more.
 set -eu
@@ -26,8 +27,9 @@ case $1 in
                 9<&- </dev/null >/dev/null 2>&1
         fi
         ;;
-    leave)
-        rm "$jobs/$2"
+    leave | boot)
+        # A job that was there before its node was booted is gone already.
+        if [ "$1" = boot ]; then rm -f "$jobs"/*; else rm -f "$jobs/$2"; fi
         if [ -z "$(ls "$jobs")" ]; then
             # Killed, not asked: a process that sits in /cvmfs would hold an automounter that unmounts politely.
             mine | xargs --no-run-if-empty kill -KILL || : # one may have ended meanwhile
