@@ -124,12 +124,17 @@ def _number(ad: Any, name: str) -> int:
     return int(value) if isinstance(value, (int, float)) else 0
 
 
-def answer_demand(request: dict[str, Any]) -> dict[str, Any]:
-    """The groups of one schedd, and when the first job of each was queued ({"cluster.proc": seconds})."""
+def _schedd(request: dict[str, Any]) -> Any:
+    """The schedd that a question is for. Its address is known: the collector need not be asked again."""
     import classad2
     import htcondor2
 
-    schedd = htcondor2.Schedd(classad2.ClassAd({"MyAddress": request["address"], "CondorVersion": request["version"]}))
+    return htcondor2.Schedd(classad2.ClassAd({"MyAddress": request["address"], "CondorVersion": request["version"]}))
+
+
+def answer_demand(request: dict[str, Any]) -> dict[str, Any]:
+    """The groups of one schedd, and when the first job of each was queued ({"cluster.proc": seconds})."""
+    schedd = _schedd(request)
     tagged = f"{request['attribute']} =?= {quote(request['value'])} && (JobStatus == 1 || JobStatus == 2)"
     # GroupBy applies the constraint to its rows as well: an attribute that is no key makes it return nothing.
     keys = ["JobStatus", "AutoClusterId", "Owner", request["attribute"], request["vo_attribute"], *request["walltime"]]
@@ -251,6 +256,79 @@ def _id(job: tuple[int, int]) -> str:
     return f"{job[0]}.{job[1]}"
 
 
+# HTCondor's JobStatus of a job that has left the queue.
+_STATUS = {3: "removed", 4: "completed"}
+# Jobs stand in the history in the order in which they left the queue; a completed one may have stayed in it this long.
+_LINGERS_S = 10 * 86400
+
+
+def answer_history(request: dict[str, Any]) -> dict[str, Any]:
+    """Jobs that ended in [since, until) and whose last run was in one of our pilots, as rows for `accounting`.
+
+    LastRemoteWallClockTime is the last run's alone, RemoteWallClockTime that of all runs (23.9, 25.14).
+    """
+    since, until = int(request["since"]), int(request["until"])
+    ended = "(CompletionDate > 0 ? CompletionDate : EnteredCurrentStatus)"
+    constraint = (
+        f"MachineAttr{request['attribute']}0 =?= {quote(request['value'])} && {ended} >= {since} && {ended} < {until}"
+    )
+    projection = [*_HISTORY_PROJECTION, request["vo_attribute"]]
+    older = f"CompletionDate > 0 && CompletionDate < {since - _LINGERS_S}"
+    ads = _schedd(request).history(constraint, projection, since=older)
+    return {"jobs": [_job_row(request, ad) for ad in ads]}
+
+
+_HISTORY_PROJECTION = [
+    *("ClusterId", "ProcId", "GlobalJobId", "RoutedFromJobId", "Owner", "AcctGroup", "JobStatus", "ExitCode"),
+    # The router's own token is in AuthToken*; the user's was set aside by the CE.
+    *("orig_AuthTokenIssuer", "orig_AuthTokenSubject", "x509UserProxySubject"),
+    *("MachineAttrGLIDEIN_Site0", "MachineAttrPilotResource0", "MachineAttrPilotJobId0", "MachineAttrCpus0"),
+    *("MachineAttrApelSpecs0", "MachineAttrApelScaling0", "LastRemoteHost", "CpusProvisioned", "RequestCpus"),
+    *("MemoryUsage", "ResidentSetSize", "QDate", "JobStartDate", "JobCurrentStartDate", "CompletionDate"),
+    *("EnteredCurrentStatus", "LastRemoteWallClockTime", "RemoteWallClockTime", "RemoteUserCpu", "RemoteSysCpu"),
+    "NumShadowStarts",
+]
+
+
+def _job_row(request: dict[str, Any], ad: Any) -> dict[str, Any]:
+    def text(*names: str) -> str:
+        values = (ad.eval(name) for name in names if name in ad)
+        return next((str(value) for value in values if isinstance(value, (str, float))), "")
+
+    def whole(*names: str) -> int:
+        return next((number for name in names if (number := _number(ad, name)) > 0), 0)
+
+    return {
+        "site": text("MachineAttrGLIDEIN_Site0") or request["value"],
+        "resource": text("MachineAttrPilotResource0"),
+        "vo": text(request["vo_attribute"]),
+        "schedd": request["name"],
+        "job_id": f"{ad['ClusterId']}.{ad['ProcId']}",
+        "global_job_id": text("GlobalJobId"),
+        "ce_job_id": text("RoutedFromJobId"),
+        "owner": text("Owner"),
+        "token_issuer": text("orig_AuthTokenIssuer"),
+        "token_subject": text("orig_AuthTokenSubject", "x509UserProxySubject"),
+        "accounting_group": text("AcctGroup"),
+        "pilot": text("MachineAttrPilotJobId0"),
+        "host": text("LastRemoteHost").rpartition("@")[2],
+        "cores": whole("MachineAttrCpus0", "CpusProvisioned", "RequestCpus"),
+        "memory_mb": whole("MemoryUsage"),
+        "submitted": whole("QDate"),
+        "started": whole("JobCurrentStartDate", "JobStartDate"),
+        "ended": whole("CompletionDate", "EnteredCurrentStatus"),
+        "wall_s": whole("LastRemoteWallClockTime", "RemoteWallClockTime"),
+        "wall_all_s": whole("RemoteWallClockTime"),
+        "cpu_user_s": whole("RemoteUserCpu"),
+        "cpu_system_s": whole("RemoteSysCpu"),
+        "starts": whole("NumShadowStarts"),
+        "status": _STATUS.get(_number(ad, "JobStatus"), str(ad.get("JobStatus"))),
+        "exit_code": int(ad["ExitCode"]) if isinstance(ad.get("ExitCode"), int) else None,
+        "apel_specs": text("MachineAttrApelSpecs0"),
+        "apel_scaling": text("MachineAttrApelScaling0"),
+    }
+
+
 def answer_advertise(request: dict[str, Any]) -> dict[str, Any]:
     """Take away the ads that `gone` (a ClassAd constraint) means, then send these. Needs ADVERTISE_STARTD, _MASTER."""
     import classad2
@@ -274,9 +352,17 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+_ANSWERS = {
+    "pool": answer_pool,
+    "demand": answer_demand,
+    "history": answer_history,
+    "advertise": answer_advertise,
+}
+
+
 def main(lines: Iterable[str]) -> int:
     request = json.loads("".join(lines))
-    answer = {"pool": answer_pool, "demand": answer_demand, "advertise": answer_advertise}[request["ask"]]
+    answer = _ANSWERS[request["ask"]]
     try:
         result = answer(request)
     except Exception as error:  # the parent reports it: whatever the bindings raise is this daemon's error
