@@ -6,6 +6,7 @@ might have. Jobs come from the schedds' histories, pilots from this controller's
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 from htcebridge import history, observation, tier1
 from htcebridge.config import Config
 from htcebridge.errors import BridgeError, UnknownState
+from htcebridge.memory import recall
 
 SCHEMA = 1
 
@@ -95,7 +97,9 @@ class JobRecords:
 def jobs(config: Config, since: int, until: int) -> JobRecords:
     """Jobs that ended in [since, until), seconds since the epoch, of every schedd. Raises UnknownState, ConfigError."""
     pool = observation.pool(config)
-    schedds = tier1.read_pool(pool, config.pressure.instance, config.grant.vo_attribute).schedds
+    view = tier1.read_pool(pool, config.pressure.instance, config.grant.vo_attribute)
+    # One that is down has taken its ad away: its jobs are missing, and that has to be said.
+    schedds = observation.with_absent(config, view.schedds, int(time.time()), recall(config).schedds)
     request = {
         "ask": "history",
         "attribute": config.grant.attribute,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ VERSION = 1
 _APPLICATION = 0x68636562
 _HOUR_S = 3600
 _THINNED_S = 900
-# How full each pilot is, for the timeline: at most so often, and kept so long.
+# How full each pilot is, for the timeline: looked at so often, each pilot at its own moment, and kept so long.
 _BUSY_EVERY_S = 600
 _BUSY_KEPT_S = 3 * 86400
 # `report` and the controller at the same moment.
@@ -86,6 +87,8 @@ class Cycle:
     pilots: Mapping[str, Seen] = field(default_factory=dict)
     ended: Sequence[tuple[EndedPilot, Mapping[str, int]]] = ()
     used: Used = field(default_factory=dict)
+    since: int = 0
+    """When the cycle before was."""
     cpus: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -201,17 +204,23 @@ def _write_pilots(database: sqlite3.Connection, cycle: Cycle) -> None:
             for each, _ in cycle.ended
         ),
     )
-    # A pilot's row only where something has changed in it, and not in every cycle.
+    # A row only where something has changed since the pilot's last one.
     database.executemany(
-        "INSERT INTO busy SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM busy WHERE pilot = ?1 AND at > ?2 - ?5)"
-        " AND NOT EXISTS (SELECT 1 FROM (SELECT cpus, jobs FROM busy WHERE pilot = ?1 ORDER BY at DESC LIMIT 1)"
+        "INSERT OR REPLACE INTO busy SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS"
+        " (SELECT 1 FROM (SELECT cpus, jobs FROM busy WHERE pilot = ?1 ORDER BY at DESC LIMIT 1)"
         " WHERE cpus = ?3 AND jobs = ?4)",
         (
-            (each.job.id, cycle.at, each.startd.total.cpus - each.startd.free.cpus, each.startd.jobs, _BUSY_EVERY_S)
+            (each.job.id, cycle.at, each.startd.total.cpus - each.startd.free.cpus, each.startd.jobs)
             for each in cycle.joined
-            if each.startd
+            if each.startd and (each.job.id in cycle.pilots or _its_moment(each.job.id, cycle))
         ),
     )
+
+
+def _its_moment(id_: str, cycle: Cycle) -> bool:
+    """Whether a pilot's own moment of every ten minutes has come since the last cycle: never all in one cycle."""
+    moment = zlib.crc32(id_.encode()) % _BUSY_EVERY_S
+    return (cycle.at - moment) // _BUSY_EVERY_S > (cycle.since - moment) // _BUSY_EVERY_S
 
 
 def _cpus(cycle: Cycle, each: Seen | EndedPilot) -> int:

@@ -55,6 +55,7 @@ def keep(
         pilots=_changed(before.pilots, memory.pilots),
         ended=memory.unrecorded,
         used=used,
+        since=before.looked,
         cpus={name: resource.cpus for name, resource in config.resources.items()},
     )
     try:

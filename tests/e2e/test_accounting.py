@@ -22,6 +22,7 @@ def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:
     short = chain.submit(cpus=2, seconds=3, does="timeout 3 yes > /dev/null")
     short += chain.submit("ce02", user="atlpil001", count=2, seconds=3)
     long = chain.submit(cpus=3, seconds=14)
+    wait_until(lambda: chain.states(short + long) == [IDLE] * 4, 60, "the jobs wait")
     chain.htcebridge("pressure", "once")
     run(chain, long)
     wait_until(lambda: chain.done(short), 60, "the short jobs are done")

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 
 def test_a_cycle_is_kept_whole(path: Path) -> None:
     history.record(path, cycle())
-    history.record(path, cycle(NOW + 60, ended=[(ENDED, {"cms": 12, "atlas": 4})], pilots={}))
+    history.record(path, cycle(NOW + 60, since=NOW, ended=[(ENDED, {"cms": 12, "atlas": 4})], pilots={}))
     assert rows(path, "SELECT * FROM cycles") == [
         (NOW, f"plan{NOW}", 0.5, None, 1),
         (NOW + 60, f"plan{NOW + 60}", 0.5, None, 1),
@@ -96,7 +97,18 @@ def test_a_cycle_is_kept_whole(path: Path) -> None:
     assert rows(path, "SELECT outcome, ended, cpus, jobs, lost_core_s FROM pilots") == [
         ("preempted", NOW + 600, 112, 5, 900)
     ]
-    assert rows(path, "SELECT * FROM busy") == [("9_1", NOW, 16, 2)], "unchanged, and sooner than ten minutes"
+    assert rows(path, "SELECT * FROM busy") == [("9_1", NOW, 16, 2)], "unchanged"
+
+
+def test_a_pilot_is_looked_at_when_it_joins_and_then_every_ten_minutes(path: Path) -> None:
+    for minute in range(40):
+        startd = replace(STARTD, free=Shape(96 - minute, 400000))
+        seen = cycle(NOW + 60 * minute, joined=[Pilot(JOB, PilotPhase.JOINED, startd)], since=NOW + 60 * minute - 60)
+        history.record(path, seen if minute == 0 else replace(seen, pilots={}))
+    first, *others = (at for (at,) in rows(path, "SELECT at FROM busy"))
+    assert first == NOW
+    assert len(others) == 4
+    assert {later - at for at, later in pairwise(others)} == {600}  # type: ignore[operator]
 
 
 def test_an_end_is_not_overwritten_by_an_old_listing(path: Path) -> None:
