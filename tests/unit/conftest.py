@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import htcebridge
 from htcebridge import config_file
 from htcebridge.cli import main
 from htcebridge.config import Config
+
+# How long an example takes is no property of the code: a busy machine would fail it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # A full configuration as a site would write it.
 DESIGN_EXAMPLE = """\
