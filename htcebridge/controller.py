@@ -18,7 +18,6 @@ from htcebridge import (
     advertise,
     ghost,
     ghost_view,
-    history,
     learn,
     ledger,
     leftovers,
@@ -251,8 +250,7 @@ def _tidied(config: Config, found: Look, memory: Memory) -> tuple[Memory, list[s
         for scratch in {each.job_scratch for each in config.resources.values() if each.job_scratch}:
             leftovers.sweep(pilot.expand(scratch, "job_scratch"), found.listed, now)
         Ledger(config).prune(now)
-        kept = config.history
-        history.prune(history.path_of(config), now, int(kept.detail.total_seconds()), int(kept.keep.total_seconds()))
+        recording.prune(config, now)
     except BridgeError as error:
         return memory, [str(error)]
     return replace(memory, pruned=now), []

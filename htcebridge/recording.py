@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from htcebridge import calls, history, usage
@@ -63,6 +64,13 @@ def keep(
     except HistoryError as error:
         return memory, [str(error)]
     return replace(memory, unrecorded=()), []
+
+
+def prune(config: Config, now: int) -> None:
+    """Forget what is older than the configuration wants. Where that fails `keep` has said why."""
+    kept = config.history
+    with suppress(HistoryError):
+        history.prune(history.path_of(config), now, int(kept.detail.total_seconds()), int(kept.keep.total_seconds()))
 
 
 def _busy(before: Memory, id_: str) -> Mapping[str, int]:
