@@ -180,6 +180,33 @@ class Slurm:
         except UnknownState as error:
             raise OutcomeUnknown(str(error)) from None
 
+    def version(self) -> str:
+        """ "24.11.5". Raises UnknownState, ConfigError."""
+        return self._run(["squeue", "--version"]).strip().removeprefix("slurm ")
+
+    def would_take(self, script: str) -> None:
+        """Whether Slurm would take this script, without submitting it. Raises SlurmRefused, UnknownState, ConfigError.
+
+        It asks for what the script's #SBATCH lines say, a site's job_submit plugin included (sbatch(1), --test-only).
+        """
+        self._run(["sbatch", "--test-only"], script=script)
+
+    def submit_alone(self, script: str) -> str:
+        """Submit a script that is no pilot; returns its job id. Raises as `submit`."""
+        return parse_sbatch(self._run(["sbatch", "--parsable"], script=script))
+
+    def state_of(self, job: str) -> tuple[str, str, str] | None:
+        """A job's state, reason and nodes, None once Slurm does not list it. Raises UnknownState, ConfigError."""
+        try:
+            said = self._run(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T|%r|%N"])
+        except UnknownState as error:
+            if "Invalid job id" in str(error):
+                return None
+            raise
+        state, _, rest = said.strip().partition("|")
+        reason, _, node = rest.rpartition("|")
+        return (state, reason, node) if state else None
+
     def cancel_pending(self, ids: Sequence[str]) -> None:
         """Cancel these jobs if they are still pending. Raises SlurmRefused, UnknownState, ConfigError.
 

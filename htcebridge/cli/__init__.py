@@ -27,6 +27,7 @@ _COMMANDS = {
     "routes": ("routes", "The CE routes that tag jobs."),
     "explain": ("explain", "Why a job does or does not go to the HPC, clause by clause."),
     "render": ("render", "Print exactly what a pilot will run."),
+    "doctor": ("doctor", "Is everything in place, here and now? Each check with its fix."),
     "simulate": ("simulate", "Try a policy on a recorded or made-up workload."),
     "config": ("config", "Write, check and show the configuration."),
 }
