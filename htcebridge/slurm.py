@@ -297,18 +297,25 @@ class Slurm:
             ) from None
         except subprocess.TimeoutExpired:
             kind = OutcomeUnknown if command == "sbatch" else UnknownState
-            raise kind(f"{command}: no answer from Slurm in {self.timeout_s:g} s") from None
+            hint = f"; {_ASKS[command]}" if command in _ASKS else ""
+            raise kind(f"{command}: no answer from Slurm in {self.timeout_s:g} s{hint}") from None
         if done.returncode != 0:
             raise _failure(command, done.returncode, done.stderr or done.stdout)
         return done.stdout
+
+
+# Who answers these commands, and how to see whether it lives.
+_SLURMCTLD = "is slurmctld up? `scontrol ping` names its host"
+_SLURMDBD = "is slurmdbd up? `scontrol show config | grep AccountingStorageHost` names its host"
+_ASKS = {"squeue": _SLURMCTLD, "scontrol": _SLURMCTLD, "sacct": _SLURMDBD, "sacctmgr": _SLURMDBD}
 
 
 def _failure(command: str, code: int, said: str) -> BridgeError:
     """The error for a command that failed."""
     text = f"{command} failed (exit code {code}): {' '.join(said.split()) or 'nothing said'}"
     # What only looks has nothing to refuse: no answer is unknown.
-    if command in ("squeue", "sacct", "sacctmgr", "scontrol"):
-        return UnknownState(text)
+    if command in _ASKS:
+        return UnknownState(f"{text}; {_ASKS[command]}" if classify(said) is not Answer.CONFIG else text)
     answer = Answer.UNKNOWN if code < 0 else classify(said)
     if command == "sbatch":
         if answer is Answer.UNKNOWN:

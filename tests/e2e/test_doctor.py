@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -109,6 +110,26 @@ def test_a_good_bed_has_nothing_wrong_and_a_joined_pilot_is_left_alone(chain: Ch
         assert secret.split(".")[1] not in text + json.dumps([vars(line) for line in found.values()])
         assert all(len(row) <= 100 for row in text.splitlines())
         assert "\x1b" not in text
+        for width in (100, 80):
+            for command in ("demand", "pilots", "pressure plan", "doctor"):
+                seen = on_a_terminal(chain, command, width)
+                assert max(map(len, seen)) <= width, command
+        (row,) = [line for line in on_a_terminal(chain, "pilots", 80) if "RUNNING" in line]
+        assert "joined" in row
+        assert "/112" in row
+        owners = [group["owner"] for group in chain.json("demand", "--filter", "vo=atlas")["groups"]]
+        assert owners == ["atlpil001"]
+        assert chain.json("pilots", "--filter", "cpus_busy>2")["pilots"] == []
+        assert len(chain.json("pilots", "--filter", "cpus_busy=2", "--sort", "started")["pilots"]) == 1
+
+
+def on_a_terminal(chain: Chain, command: str, width: int) -> list[str]:
+    """What a command leaves on a terminal of this width, colours and progress taken away."""
+    line = f"stty cols {width} rows 50; {HTCEBRIDGE} {command}"
+    done = chain.bed.on("edge", ["script", "-qec", line, "/dev/null"], user="leo", env={"TERM": "xterm"}, timeout=60)
+    assert "\x1b[1m" in done.stdout
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout)
+    return [row.rpartition("\r")[2] if "\r" in row.rstrip("\r") else row.rstrip("\r") for row in plain.split("\n")]
 
 
 def test_what_is_wrong_in_the_configuration_is_named_with_its_fix(chain: Chain) -> None:

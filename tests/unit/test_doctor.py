@@ -23,6 +23,7 @@ from htcebridge.memory import Disabled, Memory, remember
 from htcebridge.slurm_limits import Bound, Size, SlurmLimits, Unit
 from htcebridge.tier1 import Claims, Tagged, token_claims
 from htcebridge.tier1_query import ahead_s
+from tests import schema
 
 Run = Callable[..., Any]
 NOW = 1_800_000_000
@@ -537,6 +538,7 @@ def test_a_file_without_a_collector_leaves_nothing(tmp_path: Path, text: str) ->
 def test_no_configuration_is_one_line_and_exit_2(htcebridge_command: Run) -> None:
     said = htcebridge_command("doctor")
     assert said.code == ExitCode.USAGE
+    schema.check("doctor", json.loads(htcebridge_command("doctor", "--json").out))
     assert "FAIL  config" in said.out
     assert "-> htcebridge config init" in said.out
 
@@ -550,6 +552,7 @@ def test_where_nothing_is_in_place_every_line_says_so(
     said = htcebridge_command("--config", path, "doctor", "--json", "--timeout", "5")
     assert said.code == ExitCode.PROBLEM
     document = json.loads(said.out)
+    schema.check("doctor", document)
     assert document["exit_code"] == 1
     worst = {each["check"]: each["status"] for each in document["checks"] if each["status"] in ("fail", "skip")}
     assert worst["token"] == worst["slurm"] == worst["directory"] == "fail"
