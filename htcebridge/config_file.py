@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,57 @@ def load(path: Path) -> Config:
     except ValidationError as error:
         mistakes = {_explain(path, text, raw, mistake) for mistake in error.errors()}
         raise ConfigError("\n".join(sorted(mistakes, key=_by_line))) from None
+
+
+@dataclass(frozen=True)
+class Salvage:
+    """What of a broken file can be used. `left_out`: the keys and tables that were dropped for it."""
+
+    config: Config | None
+    left_out: tuple[str, ...]
+
+
+def salvage(path: Path) -> Salvage:
+    """What remains of a configuration without its mistakes; config is None if nothing does. For looking only: a
+    controller never works with it.
+
+    An unknown key is left out alone, any other mistake with the table that it stands in.
+    """
+    from pydantic import ValidationError
+
+    from htcebridge.config import Config
+
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return Salvage(None, ())
+    left_out: list[str] = []
+    while True:
+        try:
+            return Salvage(Config.model_validate(raw), tuple(left_out))
+        except ValidationError as error:
+            mistake = error.errors()[0]
+        location = _written_location(raw, mistake["loc"])
+        gone = location if mistake["type"] == "extra_forbidden" else location[:2]
+        if gone[:1] == ("pilot",) and mistake["type"] != "extra_forbidden":
+            raw.pop("resource", None)  # they inherit what is broken
+        if not gone or not _drop(raw, gone):
+            return Salvage(None, tuple(left_out))
+        left_out.append(".".join(map(str, gone)))
+
+
+def _drop(raw: Any, location: Sequence[int | str]) -> bool:
+    """Take a key or table out of what was read; false if it is not there."""
+    for part in location[:-1]:
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    try:
+        del raw[location[-1]]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 def _by_line(message: str) -> tuple[int, str]:

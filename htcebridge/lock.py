@@ -92,6 +92,11 @@ class ControllerLock:
             temporary = self._write(self._me)
             temporary.replace(self._record)
 
+    def holder(self, now: float) -> Owner | None:
+        """Who has it and lives, whether or not it is taken here."""
+        found = self._holder()
+        return found if found is not None and self._alive(found, now) else None
+
     def _flock(self) -> None:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,6 +166,11 @@ class ControllerLock:
     def _held(self, holder: Owner | None) -> LockHeld:
         who = str(holder) if holder else "somebody who has not said who (an sbatch that has not ended yet?)"
         return LockHeld(f"another controller of this instance is at work: {who} (lock {self._path})")
+
+
+def holder(config: Config) -> Owner | None:
+    """Who holds the lock, by the record beside it; None if nobody who lives. Takes nothing. Raises ConfigError."""
+    return ControllerLock(config).holder(time.time())
 
 
 def _same(one: Owner, other: Owner) -> bool:

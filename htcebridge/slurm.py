@@ -181,6 +181,33 @@ class Slurm:
         except UnknownState as error:
             raise OutcomeUnknown(str(error)) from None
 
+    def version(self) -> str:
+        """ "24.11.5". Raises UnknownState, ConfigError."""
+        return self._run(["squeue", "--version"]).strip().removeprefix("slurm ")
+
+    def would_take(self, script: str) -> None:
+        """Whether Slurm would take this script, without submitting it. Raises SlurmRefused, UnknownState, ConfigError.
+
+        It asks for what the script's #SBATCH lines say, a site's job_submit plugin included (sbatch(1), --test-only).
+        """
+        self._run(["sbatch", "--test-only"], script=script)
+
+    def submit_alone(self, script: str) -> str:
+        """Submit a script that is no pilot; returns its job id. Raises as `submit`."""
+        return parse_sbatch(self._run(["sbatch", "--parsable"], script=script))
+
+    def state_of(self, job: str) -> tuple[str, str, str] | None:
+        """A job's state, reason and nodes, None once Slurm does not list it. Raises UnknownState, ConfigError."""
+        try:
+            said = self._run(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T|%r|%N"])
+        except UnknownState as error:
+            if "Invalid job id" in str(error):
+                return None
+            raise
+        state, _, rest = said.strip().partition("|")
+        reason, _, node = rest.rpartition("|")
+        return (state, reason, node) if state else None
+
     def cancel_pending(self, ids: Sequence[str]) -> None:
         """Cancel these jobs if they are still pending. Raises SlurmRefused, UnknownState, ConfigError.
 
@@ -272,18 +299,25 @@ class Slurm:
             ) from None
         except subprocess.TimeoutExpired:
             kind = OutcomeUnknown if command == "sbatch" else UnknownState
-            raise kind(f"{command}: no answer from Slurm in {self.timeout_s:g} s") from None
+            hint = f"; {_ASKS[command]}" if command in _ASKS else ""
+            raise kind(f"{command}: no answer from Slurm in {self.timeout_s:g} s{hint}") from None
         if done.returncode != 0:
             raise _failure(command, done.returncode, done.stderr or done.stdout)
         return done.stdout
+
+
+# Who answers these commands, and how to see whether it lives.
+_SLURMCTLD = "is slurmctld up? `scontrol ping` names its host"
+_SLURMDBD = "is slurmdbd up? `scontrol show config | grep AccountingStorageHost` names its host"
+_ASKS = {"squeue": _SLURMCTLD, "scontrol": _SLURMCTLD, "sacct": _SLURMDBD, "sacctmgr": _SLURMDBD}
 
 
 def _failure(command: str, code: int, said: str) -> BridgeError:
     """The error for a command that failed."""
     text = f"{command} failed (exit code {code}): {' '.join(said.split()) or 'nothing said'}"
     # What only looks has nothing to refuse: no answer is unknown.
-    if command in ("squeue", "sacct", "sacctmgr", "scontrol"):
-        return UnknownState(text)
+    if command in _ASKS:
+        return UnknownState(f"{text}; {_ASKS[command]}" if classify(said) is not Answer.CONFIG else text)
     answer = Answer.UNKNOWN if code < 0 else classify(said)
     if command == "sbatch":
         if answer is Answer.UNKNOWN:

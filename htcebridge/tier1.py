@@ -261,12 +261,65 @@ def token_expiry(path: Path) -> int | None:
 
     Raises ConfigError if the file holds no token.
     """
+    return token_claims(path).expires
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What an IDTOKEN says of itself. `authorizations` is empty where it does not bound its identity's rights."""
+
+    identity: str
+    issuer: str
+    authorizations: frozenset[str]
+    expires: int | None
+    """Seconds since the epoch; None: never."""
+
+
+def token_claims(path: Path) -> Claims:
+    """The first token in a file, its signature not looked at. Raises ConfigError if there is none."""
     try:
         payload = path.read_text(encoding="ascii").split()[0].split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return int(claims["exp"]) if "exp" in claims else None
-    except (OSError, ValueError, IndexError, TypeError) as error:
+        words = str(claims.get("scope", "")).split()
+        return Claims(
+            identity=str(claims.get("sub", "")),
+            issuer=str(claims.get("iss", "")),
+            authorizations=frozenset(word.removeprefix("condor:/") for word in words if word.startswith("condor:/")),
+            expires=int(claims["exp"]) if "exp" in claims else None,
+        )
+    except (OSError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: holds no IDTOKEN ({type(error).__name__})") from None
+
+
+@dataclass(frozen=True)
+class CollectorSelf:
+    """What the collector says of itself. `ahead_s`: its clock less ours, 0 within 2 s."""
+
+    name: str
+    version: str
+    ahead_s: int
+
+
+def read_collector(pool: Pool) -> CollectorSelf:
+    """Ask the collector for its version and its time. Raises BridgeError."""
+    return CollectorSelf(**ask(pool, {"ask": "collector", "collector": pool.collector}))
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Jobs of a schedd that carry the grant's attribute or came over a route of ours; None: the job lacks it."""
+
+    value: str | None
+    vo: str | None
+    route: str | None
+    jobs: int
+
+
+def read_tagged(pool: Pool, schedd: Schedd, attribute: str, vo_attribute: str) -> tuple[list[Tagged], int | None]:
+    """The tags in a schedd, and its clock less ours in seconds (None where it has no such job). Raises BridgeError."""
+    request = {"ask": "tagged", "address": schedd.address, "version": schedd.version}
+    answer = ask(pool, {**request, "attribute": attribute, "vo_attribute": vo_attribute})
+    return [Tagged(**row) for row in answer["tags"]], answer["ahead_s"]
 
 
 def ask(pool: Pool, request: Mapping[str, Any]) -> dict[str, Any]:

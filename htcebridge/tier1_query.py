@@ -9,8 +9,9 @@ import hashlib
 import json
 import re
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 RESOURCE_ATTRIBUTES = ("Requirements", "RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs")
@@ -347,6 +348,69 @@ def answer_advertise(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def answer_collector(request: dict[str, Any]) -> dict[str, Any]:
+    """The collector's own name and version, and by how many seconds its clock is ahead of this machine's."""
+    import htcondor2
+
+    collector = htcondor2.Collector(request["collector"])
+
+    def later(seconds: int) -> bool:
+        # time() in a constraint is the collector's own (23.9, 25.14).
+        constraint = f"time() - {int(time.time())} >= {seconds}"
+        return bool(collector.query(htcondor2.AdType.Collector, constraint, ["Name"]))
+
+    ads = collector.query(htcondor2.AdType.Collector, "true", ["Name", "CondorVersion"])
+    if not ads:
+        raise RuntimeError("it answers and knows no collector, not even itself")
+    return {
+        "name": str(ads[0].get("Name", "")),
+        "version": str(ads[0].get("CondorVersion", "")),
+        "ahead_s": ahead_s(later),
+    }
+
+
+_CLOCK_RANGE_S = 40 * 365 * 86400
+
+
+def ahead_s(later: Callable[[int], bool]) -> int:
+    """By how much a clock is ahead, from "is it ahead by so many seconds or more?"; 0 within what a query takes."""
+    if later(-1) and not later(3):
+        return 0
+    low, high = -_CLOCK_RANGE_S, _CLOCK_RANGE_S
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if later(middle) else (low, middle)
+    return low
+
+
+# What `routes.policy` begins the names of its routes with; the router leaves the name in the routed job.
+ROUTE_PREFIX = "HTCEBridge_"
+
+
+def answer_tagged(request: dict[str, Any]) -> dict[str, Any]:
+    """How many jobs of a schedd carry which grant, VO and route of ours; `ahead_s` is its clock, None without a job."""
+    import classad2
+    import htcondor2
+
+    schedd = htcondor2.Schedd(classad2.ClassAd({"MyAddress": request["address"], "CondorVersion": request["version"]}))
+    grant, vo = request["attribute"], request["vo_attribute"]
+    ours = f'(RouteName =!= undefined && regexp("^{ROUTE_PREFIX}", RouteName))'
+    rows = schedd.query(f"{grant} =!= undefined || {ours}", [grant, vo, "RouteName"], opts=htcondor2.QueryOpt.GroupBy)
+    times = [int(row["ServerTime"]) for row in rows if "ServerTime" in row]
+    return {
+        "tags": [
+            {
+                "value": str(row[grant]) if grant in row else None,
+                "vo": str(row[vo]) if vo in row else None,
+                "route": str(row["RouteName"]) if "RouteName" in row else None,
+                "jobs": int(row["JobCount"]),
+            }
+            for row in rows
+        ],
+        "ahead_s": times[0] - int(time.time()) if times else None,
+    }
+
+
 def quote(text: str) -> str:
     """Text as a ClassAd string literal."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -357,6 +421,8 @@ _ANSWERS = {
     "demand": answer_demand,
     "history": answer_history,
     "advertise": answer_advertise,
+    "collector": answer_collector,
+    "tagged": answer_tagged,
 }
 
 

@@ -27,6 +27,7 @@ _COMMANDS = {
     "routes": ("routes", "The CE routes that tag jobs."),
     "explain": ("explain", "Why a job does or does not go to the HPC, clause by clause."),
     "render": ("render", "Print exactly what a pilot will run."),
+    "doctor": ("doctor", "Is everything in place, here and now? Each check with its fix."),
     "accounting": ("accounting", "Usage records of what ran on the HPC, for APEL or AUDITOR."),
     "simulate": ("simulate", "Try a policy on a recorded or made-up workload."),
     "config": ("config", "Write, check and show the configuration."),

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
 from rich.console import Group as Lines
 from rich.console import RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from htcebridge import observation, tier1
 from htcebridge.cli import App
-from htcebridge.cli.output import json_option, print_json, show, table, watch_option
+from htcebridge.cli.choose import chosen, list_options
+from htcebridge.cli.output import (
+    Column,
+    Listing,
+    Note,
+    brief,
+    busy,
+    json_option,
+    notes,
+    print_json,
+    show,
+    watch_option,
+)
 from htcebridge.config import Config
 from htcebridge.errors import ExitCode
 from htcebridge.memory import recall
@@ -23,8 +36,11 @@ from htcebridge.units import format_duration, format_megabytes, plural
 @click.command()
 @json_option
 @watch_option
+@list_options
 @click.pass_obj
-def command(app: App, as_json: bool, watch: float | None) -> int:
+def command(
+    app: App, as_json: bool, watch: float | None, filters: tuple[str, ...], sort: str | None, reverse: bool
+) -> int:
     """Show the tagged jobs of every schedd of the Tier-1, in groups of equal shape.
 
     Exit code 1 if a schedd did not answer: then the numbers are a lower bound. 75 if none did.
@@ -37,20 +53,27 @@ def command(app: App, as_json: bool, watch: float | None) -> int:
         view = tier1.read_pool(observation.pool(config), config.pressure.instance, config.grant.vo_attribute)
         schedds = observation.with_absent(config, view.schedds, now, recall(config).schedds)
         answers = observation.ask_schedds(config, schedds, {}, now)
-        last[:] = [observation.demand_of(observation.matched(config, schedds, answers, now), answers)]
+        found = observation.demand_of(observation.matched(config, schedds, answers, now), answers)
+        groups = chosen(found.groups, _row, KEYS, filters, sort, reverse)
+        last[:] = [replace(found, groups=tuple(groups))]
         return last[0]
 
-    if as_json:
-        print_json(as_document(config, read(), time.time()))
-    else:
+    chosen((), _row, KEYS, filters, sort, reverse)  # a wrong key is said before anybody is asked
+    if watch is not None and not as_json:
         show(lambda: _picture(config, read()), watch)
+    with busy(f"asking the collector {config.tier1.collector} and its schedds"):
+        demand = read()
+    if as_json:
+        print_json(as_document(config, demand, time.time()))
+    else:
+        show(lambda: _picture(config, demand), None)
     if not any(schedd.ok for schedd in last[0].schedds):
         return ExitCode.TEMPFAIL
     return ExitCode.OK if last[0].complete else ExitCode.PROBLEM
 
 
 def as_document(config: Config, demand: Demand, now: float) -> dict[str, Any]:
-    """`demand --json`, schema 1 (docs/how-it-decides.md)."""
+    """`demand --json`, schema 1 (docs/schema/demand.json)."""
     return {
         "schema": 1,
         "time": int(now),
@@ -59,23 +82,7 @@ def as_document(config: Config, demand: Demand, now: float) -> dict[str, Any]:
             {"name": schedd.name, "ok": schedd.ok, "error": schedd.error, "seconds": round(schedd.seconds, 3)}
             for schedd in demand.schedds
         ],
-        "groups": [
-            {
-                "cpus": group.shape.cpus,
-                "memory_mb": group.shape.memory_mb,
-                "gpus": group.shape.gpus,
-                "disk_mb": group.shape.disk_mb,
-                "walltime_s": group.walltime_s,
-                "owner": group.owner,
-                "vo": group.vo,
-                "idle": group.idle,
-                "running": group.running,
-                "oldest_s": group.oldest_s,
-                "resources": list(group.resources),
-                "why_not": dict(group.why_not),
-            }
-            for group in demand.groups
-        ],
+        "groups": [_row(group) for group in demand.groups],
         "totals": {
             "idle_jobs": sum(group.idle for group in demand.groups),
             "idle_cpus": sum(group.idle * group.shape.cpus for group in demand.groups),
@@ -85,39 +92,80 @@ def as_document(config: Config, demand: Demand, now: float) -> dict[str, Any]:
     }
 
 
+KEYS = (
+    *("cpus", "memory_mb", "gpus", "disk_mb", "walltime_s", "owner", "vo", "idle", "running", "oldest_s", "resources"),
+    "why_not",
+)
+
+
+def _row(group: Group) -> dict[str, Any]:
+    return {
+        "cpus": group.shape.cpus,
+        "memory_mb": group.shape.memory_mb,
+        "gpus": group.shape.gpus,
+        "disk_mb": group.shape.disk_mb,
+        "walltime_s": group.walltime_s,
+        "owner": group.owner,
+        "vo": group.vo,
+        "idle": group.idle,
+        "running": group.running,
+        "oldest_s": group.oldest_s,
+        "resources": list(group.resources),
+        "why_not": dict(group.why_not),
+    }
+
+
+_COLUMNS = (
+    Column("idle", number=True),
+    Column("running", number=True),
+    Column("vo"),
+    Column("owner", wraps=12),
+    Column("cpus", number=True),
+    Column("memory", number=True),
+    Column("gpus", number=True, spare=1),
+    Column("walltime", number=True),
+    Column("oldest", number=True, spare=2),
+    Column("runs on", wraps=12),
+)
+# A person reads no more; what is cut is counted.
+_REASONS = 20
+
+
 def _picture(config: Config, demand: Demand) -> RenderableType:
-    numbers = ("idle", "running", "cpus", "memory", "gpus", "walltime", "oldest")
-    groups = table(
-        f"Jobs granted {config.grant.value!r} in the pool of {config.tier1.collector}",
-        (*numbers[:2], "vo", "owner", *numbers[2:], "runs on"),
-        numbers,
-        wraps=("runs on",),
-    )
-    for group in demand.groups:
-        groups.add_row(
-            str(group.idle),
-            str(group.running),
-            group.vo or "-",
-            group.owner,
-            str(group.shape.cpus),
-            format_megabytes(group.shape.memory_mb),
-            str(group.shape.gpus),
-            format_duration(group.walltime_s),
-            format_duration(group.oldest_s) if group.idle else "-",
-            ", ".join(group.resources) if group.resources else "nowhere",
+    rows = [
+        (
+            (str(group.idle), "bold" if group.idle else ""),
+            (str(group.running), ""),
+            (group.vo or "-", ""),
+            (group.owner, ""),
+            (str(group.shape.cpus), ""),
+            (format_megabytes(group.shape.memory_mb), ""),
+            (str(group.shape.gpus), ""),
+            (format_duration(group.walltime_s), ""),
+            (brief(group.oldest_s) if group.idle else "-", ""),
+            (", ".join(group.resources), "green") if group.resources else ("nowhere", "bold yellow"),
         )
+        for group in demand.groups
+    ]
+    title = f"Jobs granted {config.grant.value!r} in the pool of {config.tier1.collector}"
+    nothing = Note(f"No job carries the grant {config.grant.value!r}.", indent=0)
     totals = as_document(config, demand, 0)["totals"]
-    lines: list[RenderableType] = [groups if demand.groups else f"No job carries the grant {config.grant.value!r}.", ""]
-    lines.append(
-        f"{plural(totals['idle_jobs'], 'idle job')} asking {plural(totals['idle_cpus'], 'cpu')}; "
-        f"{totals['running_jobs']} running; {totals['unmatched_jobs']} fitting no resource."
-    )
-    unmatched = [group for group in demand.groups if not group.resources and group.idle]
-    lines += [f"  {escape(line)}" for group in unmatched for line in _reasons(group)]
+    unmatched = [line for group in demand.groups if not group.resources and group.idle for line in _reasons(group)]
     answered = [schedd for schedd in demand.schedds if schedd.ok]
-    lines.append(f"{len(answered)} of {len(demand.schedds)} schedds answered.")
-    lines += [f"  schedd {schedd.name}: {escape(schedd.error or '')}" for schedd in demand.schedds if not schedd.ok]
-    return Lines(*lines)
+    silent = [f"schedd {schedd.name}: {schedd.error}" for schedd in demand.schedds if not schedd.ok]
+    return Lines(
+        Listing(title, _COLUMNS, rows) if rows else nothing,
+        Text(),
+        Note(
+            f"{plural(totals['idle_jobs'], 'idle job')} asking {plural(totals['idle_cpus'], 'cpu')}; "
+            f"{totals['running_jobs']} running; {totals['unmatched_jobs']} fitting no resource.",
+            indent=0,
+        ),
+        *notes(unmatched, _REASONS),
+        Note(f"{len(answered)} of {len(demand.schedds)} schedds answered.", indent=0),
+        *(Note(line, "bold red") for line in silent),
+        *([Note("htcebridge doctor says what is in the way.")] if silent else []),
+    )
 
 
 def _reasons(group: Group) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 import click
 from rich.console import Group as Lines
 from rich.console import RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from htcebridge import controller, learn, logs, loop, marks, pilot
 from htcebridge.cli import App
-from htcebridge.cli.output import json_option, print_json, show, table
+from htcebridge.cli.output import Column, Listing, Note, busy, json_option, print_json, show
 from htcebridge.config import Config
 from htcebridge.errors import BridgeError, ConfigError, ExitCode, LockHeld
 from htcebridge.lock import ControllerLock
@@ -35,7 +35,8 @@ def plan(app: App, as_json: bool) -> int:
     Exit code 75 if something could not be observed, so that nothing was decided.
     """
     config = app.config()
-    found = controller.look(config)
+    with busy(f"asking Slurm, the collector {config.tier1.collector} and its schedds"):
+        found = controller.look(config)
     if as_json:
         print_json(as_document(found.plan, time.time()))
     else:
@@ -155,7 +156,7 @@ def _shared(config: Config) -> list[Path]:
 
 
 def as_document(decision: Plan, now: float) -> dict[str, Any]:
-    """`pressure plan --json`, schema 1 (docs/how-it-decides.md)."""
+    """`pressure plan --json`, schema 1 (docs/schema/plan.json)."""
     return {
         "schema": 1,
         "time": int(now),
@@ -181,19 +182,29 @@ def as_document(decision: Plan, now: float) -> dict[str, Any]:
     }
 
 
+_COLUMNS = (
+    Column("resource", wraps=12),
+    *(Column(name, number=True) for name in ("running", "booting", "pending", "needed")),
+    *(Column(name, number=True) for name in ("submit", "cancel", "drain", "undrain")),
+)
+# What a cycle does, in colour where it does something.
+_STYLES = {"submit": "bold green", "cancel": "bold yellow", "drain": "magenta", "undrain": "cyan"}
+
+
 def _picture(decision: Plan) -> RenderableType:
     if decision.held:
-        return f"[bold]Held:[/bold] {escape(decision.held)}\nNothing is submitted or cancelled on what is not known."
-    counts, lists = ("running", "booting", "pending", "needed", "submit"), ("cancel", "drain", "undrain")
-    rows = table("Plan", ("resource", *counts, *lists), (*counts, *lists))
-    for name, resource in decision.resources.items():
-        rows.add_row(
-            name,
-            *(str(getattr(resource, field)) for field in counts),
-            *(str(len(getattr(resource, field))) for field in lists),
+        return Lines(
+            Note(f"Held: {decision.held}", "bold", indent=0),
+            Note("Nothing is submitted or cancelled on what is not known. htcebridge doctor says more.", indent=0),
         )
-    reasons = [f"  {name}: {escape(why)}" for name, each in decision.resources.items() for why in each.reasons]
-    return Lines(rows, "", *reasons)
+    rows = []
+    for name, resource in decision.resources.items():
+        values = [getattr(resource, column.name) for column in _COLUMNS[1:]]
+        numbers = [value if isinstance(value, int) else len(value) for value in values]
+        styles = [_STYLES.get(column.name, "") for column in _COLUMNS[1:]]
+        rows.append(((name, ""), *((str(n), style if n else "") for n, style in zip(numbers, styles, strict=True))))
+    reasons = [Note(f"{name}: {why}") for name, each in decision.resources.items() for why in each.reasons]
+    return Lines(Listing("Plan", _COLUMNS, rows), Text(), *reasons)
 
 
 def _report(decision: Plan, problems: tuple[str, ...]) -> int:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests import schema
 from tests.testbed import Testbed, TestbedError
 from tests.testbed.wheels import wheelhouse
 
@@ -125,8 +126,10 @@ class Chain:
         return answer
 
     def json(self, *arguments: str, expect: int | None = 0) -> Any:
-        """What a command says with --json."""
-        return json.loads(self.htcebridge(*arguments, "--json", expect=expect).stdout)
+        """What a command says with --json; it must be what docs/schema says."""
+        document = json.loads(self.htcebridge(*arguments, "--json", expect=expect).stdout)
+        schema.check_command(arguments, document)
+        return document
 
     def submit(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import schema
 from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, PROJECT, Answer, Chain, wait_until
 from tests.testbed import Testbed
 from tests.testbed.wheels import wheelhouse
@@ -95,7 +96,9 @@ class CEHost:
         return answer
 
     def status(self, expect: int | None = 0) -> Any:
-        return json.loads(self.routes("status", "--json", expect=expect).stdout)
+        document = json.loads(self.routes("status", "--json", expect=expect).stdout)
+        schema.check("routes-status", document)
+        return document
 
     def configure(self, text: str) -> None:
         self.bed.write("ce01", CONFIG, text)

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from htcebridge.matching import bindings
+from tests import schema
 from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, PROJECT, Answer, Chain, wait_until
 from tests.testbed.files import File
 from tests.testbed.wheels import wheelhouse
@@ -68,7 +69,9 @@ class CEHost:
         return answer
 
     def json(self, *arguments: str, expect: int | None = 0) -> Any:
-        return json.loads(self.run(*arguments, "--json", expect=expect).stdout)
+        document = json.loads(self.run(*arguments, "--json", expect=expect).stdout)
+        schema.check_command(arguments, document)
+        return document
 
     def write(self, path: str, text: str) -> str:
         self.chain.bed.write("ce01", path, text)

@@ -19,6 +19,7 @@ from htcebridge.errors import ExitCode
 from htcebridge.lock import ControllerLock
 from htcebridge.model import Demand, Group, Plan, ResourcePlan, ScheddAnswer, Shape, Startd
 from htcebridge.slurm_text import QUEUE_HEADER
+from tests import schema
 
 Run = Callable[..., object]
 
@@ -221,6 +222,7 @@ def test_a_held_plan_is_temporary_and_still_a_document(
     said = htcebridge_command("--config", example, "pressure", "plan", "--json")
     assert said.code == ExitCode.TEMPFAIL
     document = json.loads(said.out)
+    schema.check("plan", document)
     assert document["held"].startswith("squeue failed")
     assert document["resources"]["dcgp"]["submit"] == 0
 
@@ -234,6 +236,7 @@ DEMAND = Demand((GROUP, NOWHERE), (ScheddAnswer("ce01", 0.12345), ScheddAnswer("
 
 def test_demands_document_has_designs_keys(config: Config) -> None:
     document = json.loads(json.dumps(demand_command.as_document(config, DEMAND, 1_800_000_000.9)))
+    schema.check("demand", document)
     assert set(document) == {"schema", "time", "collector", "schedds", "groups", "totals"}
     assert (document["schema"], document["time"]) == (1, 1_800_000_000)
     assert document["schedds"] == [
@@ -262,6 +265,7 @@ def test_plans_document_has_designs_keys() -> None:
         3, 1, 1, 1, 1, ("7_1",), ("because",), 7200, 43200, ("lrdn0007",), ("8_1",), ("8_2",), lower_bound=1
     )
     document = pressure_command.as_document(Plan({"dcgp": decision}), 1_800_000_000.9)
+    schema.check("plan", json.loads(json.dumps(document)))
     assert json.loads(json.dumps(document)) == {
         "schema": 1,
         "time": 1_800_000_000,
@@ -304,6 +308,7 @@ def test_pilots_document_has_designs_keys(htcebridge_command: Run, example: Path
     said = htcebridge_command("--config", example, "pilots", "--json")
     assert said.code == 0
     document = json.loads(said.out)
+    schema.check("pilots", document)
     assert document["schema"] == 1
     running, pending = document["pilots"]
     designs = {"id", "resource", "slurm_state", "reason", "node", "submitted", "started", "ends", "joined", "cpus",

@@ -22,6 +22,7 @@ from htcebridge.cli import cli
 from htcebridge.config import Config
 from htcebridge.config_example import example
 from htcebridge.routes import render_routes
+from tests import schema
 
 ROOT = Path(htcebridge.__file__).resolve().parent.parent
 if not (ROOT / "docs" / "generate.py").is_file():
@@ -180,6 +181,7 @@ def test_a_json_example_has_the_contracts_keys(block: Block) -> None:
         assert rows
         for row in rows:
             assert keys <= set(row), part
+    schema.check({"groups": "demand", "pilots": "pilots", "held": "plan"}[kind], document)
 
 
 def test_every_json_document_has_an_example() -> None:

@@ -16,6 +16,7 @@ from htcebridge.routes import explain, policy
 from htcebridge.routes.ce import CE, Knob
 from htcebridge.routes.explain import Explanation, Load
 from htcebridge.routes.jobad import parse_ads
+from tests import schema
 
 CMS = "HTCEBridge_leonardo_cms"
 TABLE = f"""
@@ -252,6 +253,7 @@ def test_the_command_prints_lines_of_100_columns_and_json(
     assert refused.out.rstrip().endswith("a pilot has 112.")
     assert htcebridge_command("--config", tmp_path / "h.toml", "explain", ads["good"]).code == 0
     document = json.loads(htcebridge_command("--config", tmp_path / "h.toml", "explain", ads["good"], "--json").out)
+    schema.check("explain", document)
     assert (document["schema"], document["goes"], document["resources"]) == (1, True, ["dcgp"])
     both = tmp_path / "two"
     both.write_text('Owner = "a"\n\nOwner = "b"\n')

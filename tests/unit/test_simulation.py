@@ -24,6 +24,7 @@ from htcebridge.simulation.replay import replay
 from htcebridge.simulation.scenario import Scenario, built_in, from_config
 from htcebridge.simulation.workload import HOUR_S, Job
 from htcebridge.simulation.world import BEGIN, World, simulate
+from tests import schema
 
 HOUR = HOUR_S
 CALM = Weather(nodes=4, paid_share=0.0, start_delay_s=1)
@@ -554,6 +555,7 @@ def test_the_command_ends_in_a_table_of_at_most_100_columns() -> None:
 def test_json_has_what_the_table_has_and_the_curve() -> None:
     code, output = invoke("--built-in", "dcgp", "--days", "1", "--json")
     document = json.loads(output)
+    schema.check("simulate", document)
     assert code == 0
     assert document["schema"] == 1
     held = document["good"] + document["lost"] + document["failed"] + sum(document["idle"].values())

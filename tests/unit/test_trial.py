@@ -21,6 +21,7 @@ from htcebridge.routes.ce import CE
 from htcebridge.routes.jobad import JobAd, parse_ads
 from htcebridge.routes.stage import OURS, staged, unlimited
 from htcebridge.routes.trial import WORKER, Routed, Trial, differences, parse_routing
+from tests import schema
 
 VERSION = "$CondorVersion: 25.14.1 2026-10-16 PackageID: 25.14.1+dfsg-1 $"
 
@@ -495,6 +496,7 @@ def test_from_queue_counts_who_would_change_route(said_by_try: Callable[..., Any
     said = said_by_try(trials, "--from-queue")
     assert "4 of 6 jobs would change route; 1 fail." in said.out
     document = json.loads(said_by_try(trials, "--from-queue", "--json").out)
+    schema.check("routes-try", document)
     assert document["schema"] == 1
     assert document["totals"] == {"jobs": 6, "change_route": 4, "failed": 1}
     moves = {(move["before"], move["after"]): move["jobs"] for move in document["moves"]}
