@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 SUITES ?= trixie forky
 TESTBED := $(PYTHON) -m tests.testbed
 
-.PHONY: help demo test unit e2e soak lint bench testbed-up testbed-down clean
+.PHONY: help demo test unit e2e soak lint bench testbed-up testbed-down wheel deb rpm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,15 @@ testbed-up: prepared ## start a testbed (SUITE=trixie NODES=2)
 
 testbed-down: prepared ## end the testbed (NAME=... where several run)
 	$(TESTBED) down $(if $(NAME),--name $(NAME))
+
+wheel: prepared ## dist/: the wheel, with man pages and shell completion
+	PYTHON=$(PYTHON) packaging/build wheel
+
+deb: prepared ## dist/: the Debian package (DEBIAN=13 PYTHON_OF_IT=3.13: for another release than this machine's)
+	PYTHON=$(PYTHON) packaging/build deb $(if $(DEBIAN),--debian $(DEBIAN)) $(if $(PYTHON_OF_IT),--python $(PYTHON_OF_IT))
+
+rpm: prepared ## dist/: the RPM for an Enterprise Linux (EL=9 PYTHON_OF_IT=3.12)
+	PYTHON=$(PYTHON) packaging/build rpm --el $(or $(EL),9) $(if $(PYTHON_OF_IT),--python $(PYTHON_OF_IT))
 
 .PHONY: prepared
 prepared:

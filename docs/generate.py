@@ -42,7 +42,7 @@ _NAMED: tuple[tuple[Any, str], ...] = (
 )
 _PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", date: "date", timedelta: "duration"}
 
-_TABLES: tuple[tuple[str, type[config_types.Table], str], ...] = (
+TABLES: tuple[tuple[str, type[config_types.Table], str], ...] = (
     ("[tier1]", config.Tier1, "Read by the controller; `collector` goes into the pilots, too. Required."),
     ("[grant]", config.Grant, "Goes into the CE route, the demand query and the pilots' START."),
     ("[[vo]]", config.VO, "One table for each VO. Goes into the CE route. Without any there is no route."),
@@ -166,19 +166,12 @@ def main() -> int:
 
 def render() -> str:
     """The whole text of configuration.md."""
-    return _HEAD + "".join(_section(*table) for table in _TABLES)
+    return _HEAD + "".join(_section(*table) for table in TABLES)
 
 
 def _section(header: str, model: type[config_types.Table], where: str) -> str:
     purpose = (model.__doc__ or "").strip().splitlines()[0]
-    inherited = config_pilot.PilotSettings.model_fields if model is config_pilot.Resource else {}
-    # What is a table of its own has a section of its own.
-    rows = [
-        (name, field)
-        for name, field in model.model_fields.items()
-        if name not in inherited and config_types.table_in(field.annotation) is None
-    ]
-    table = [_row(model, name, field) for name, field in rows]
+    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in keys(model)]
     lines = [
         "",
         f"## `{header}`",
@@ -193,10 +186,24 @@ def _section(header: str, model: type[config_types.Table], where: str) -> str:
     return "\n".join([*lines, *table]) + "\n"
 
 
-def _row(model: type[config_types.Table], name: str, field: FieldInfo) -> str:
-    kind = ", ".join([_kind(field.annotation, field.metadata), *_bounds(field.metadata)])
-    cells = (f"`{name}`", kind, _default(model, name, field), field.description or "")
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def keys(model: type[config_types.Table]) -> list[tuple[str, str, str, str]]:
+    """Each key of a table in Markdown: its name, type and bounds, default, and meaning."""
+    inherited = config_pilot.PilotSettings.model_fields if model is config_pilot.Resource else {}
+    # What is a table of its own has a section of its own.
+    own = [
+        (name, field)
+        for name, field in model.model_fields.items()
+        if name not in inherited and config_types.table_in(field.annotation) is None
+    ]
+    return [
+        (
+            f"`{name}`",
+            ", ".join([_kind(field.annotation, field.metadata), *_bounds(field.metadata)]),
+            _default(model, name, field),
+            field.description or "",
+        )
+        for name, field in own
+    ]
 
 
 def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> str:

@@ -389,10 +389,9 @@ ROUTE_PREFIX = "HTCEBridge_"
 
 def answer_tagged(request: dict[str, Any]) -> dict[str, Any]:
     """How many jobs of a schedd carry which grant, VO and route of ours; `ahead_s` is its clock, None without a job."""
-    import classad2
     import htcondor2
 
-    schedd = htcondor2.Schedd(classad2.ClassAd({"MyAddress": request["address"], "CondorVersion": request["version"]}))
+    schedd = _schedd(request)
     grant, vo = request["attribute"], request["vo_attribute"]
     ours = f'(RouteName =!= undefined && regexp("^{ROUTE_PREFIX}", RouteName))'
     rows = schedd.query(f"{grant} =!= undefined || {ours}", [grant, vo, "RouteName"], opts=htcondor2.QueryOpt.GroupBy)
