@@ -149,7 +149,10 @@ def orphans(service: Service, door: Door) -> list[int]:
 
 def find(programs: tuple[str, ...], config: str, door: Door) -> list[int]:
     """Processes of one host's network that run one of `programs` with that CONDOR_CONFIG."""
-    network = os.readlink(door.namespaces / "net")
+    try:
+        network = os.readlink(door.namespaces / "net")
+    except FileNotFoundError:
+        return []  # the host is just going down
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
