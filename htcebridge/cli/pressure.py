@@ -13,7 +13,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.markup import escape
 
-from htcebridge import controller, learn, loop, marks, pilot
+from htcebridge import controller, learn, loop, marks, metrics, pilot
 from htcebridge.cli import App
 from htcebridge.cli.output import json_option, print_json, show, table
 from htcebridge.config import Config
@@ -67,9 +67,10 @@ def once(app: App, record: Path | None) -> int:
     with ControllerLock(config) as lock:
         loop.wait_for_min_interval(config)
         result = controller.cycle(config, lock, record)
+        problems = (*result.problems, *metrics.write_textfile(config, result))
     if app.verbosity >= 0 and not result.plan.held:
         show(lambda: _picture(result.plan), None)
-    for problem in result.problems:
+    for problem in problems:
         click.echo(f"htcebridge: {problem}", err=True)
     return result.exit_code
 
