@@ -1,6 +1,6 @@
-"""`python -m benchmarks [demand|planner|recording|simulation]`: the tables of docs/performance.md.
+"""`python -m benchmarks [demand|metrics|planner|recording|simulation]`: the tables of docs/performance.md.
 
-`demand`, the default, needs root for a testbed of its own; the others need the extra `bench` alone.
+`demand`, the default, needs root for a testbed of its own; `simulation` needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterable
 def main() -> int:
     """Run a benchmark and print its tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The tables of docs/performance.md.")
-    parser.add_argument("what", nargs="?", choices=("demand", "planner", "recording", "simulation"), default="demand")
+    known = ("demand", "metrics", "planner", "recording", "simulation")
+    parser.add_argument("what", nargs="?", choices=known, default="demand")
     parser.add_argument("--seeds", type=int, default=10, help="simulation: how many (default 10)")
     parser.add_argument("--first-seed", type=int, default=200, help="simulation: the first of them (default 200)")
     arguments = parser.parse_args()
@@ -36,6 +37,10 @@ def _lines(arguments: argparse.Namespace) -> Iterable[str]:
         from benchmarks import recording
 
         yield from recording.run()
+    elif arguments.what == "metrics":
+        from benchmarks import metrics_scrape
+
+        yield from metrics_scrape.run()
     else:
         from benchmarks import demand_query
         from tests.e2e.chain import Chain

@@ -1,7 +1,8 @@
-"""Writes docs/configuration.md from the configuration model: python docs/generate.py"""
+"""Writes docs/configuration.md and the tables of docs/metrics.md from the code: python docs/generate.py"""
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -14,9 +15,10 @@ import annotated_types
 import tomli_w
 from pydantic.fields import FieldInfo
 
-from htcebridge import config, config_data, config_pilot, config_types
+from htcebridge import config, config_data, config_pilot, config_types, metrics_table
 
 TARGET = Path(__file__).with_name("configuration.md")
+METRICS = Path(__file__).with_name("metrics.md")
 
 # What the named types of the model are to a person. Told apart by the validators that they carry.
 _NAMED: tuple[tuple[Any, str], ...] = (
@@ -51,7 +53,7 @@ TABLES: tuple[tuple[str, type[config_types.Table], str], ...] = (
     ("[demand]", config.Demand, "Read by the controller and by the pilots' START."),
     ("[pressure]", config.Pressure, "Read by the controller; `instance` goes into the pilots, too."),
     ("[history]", config.History, "Written by the controller, read for reports."),
-    ("[metrics]", config.Metrics, "Read by the controller: see [running.md](running.md)."),
+    ("[metrics]", config.Metrics, "Read by the controller: see [metrics.md](metrics.md)."),
     ("[log]", config.Log, "Read by `pressure once`, `run` and `stop`, when they start."),
     (
         "[pilot]",
@@ -158,15 +160,33 @@ cron gives a command few variables. Set those that you use (`WORK=...`) in the c
 
 
 def main() -> int:
-    """Write the file. Returns the exit code."""
+    """Write the files. Returns the exit code."""
     TARGET.write_text(render(), encoding="utf-8")
-    print(f"Wrote {TARGET}")
+    METRICS.write_text(with_metrics(METRICS.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"Wrote {TARGET} and {METRICS}")
     return 0
 
 
 def render() -> str:
     """The whole text of configuration.md."""
     return _HEAD + "".join(_section(*table) for table in TABLES)
+
+
+def with_metrics(page: str) -> str:
+    """metrics.md with its tables as they are now: what stands between the two marks is replaced."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in metrics_table.TABLE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.says} |")
+    rows += ["", "A summary NAME is the two series NAME_sum and NAME_count.", "", "| label | values |", "|---|---|"]
+    rows += [f"| `{label}` | {says} |" for label, says in metrics_table.LABELS.items()]
+    tables = "\n".join(rows)
+    return re.sub(
+        r"(<!-- metrics: [^\n]*-->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}{tables}\n{found[2]}",
+        page,
+        flags=re.DOTALL,
+    )
 
 
 def _section(header: str, model: type[config_types.Table], where: str) -> str:

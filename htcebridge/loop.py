@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from htcebridge import config_file, controller, logs, planner
+from htcebridge import config_file, controller, logs, metrics, planner
 from htcebridge.config import Config
 from htcebridge.controller import CycleResult
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
@@ -24,11 +24,18 @@ from htcebridge.units import format_duration
 log = logging.getLogger("htcebridge")
 
 
-def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log.info) -> None:
+def run(
+    path: Path,
+    record: Path | None = None,
+    say: Callable[[str], None] = log.info,
+    latest: metrics.Latest | None = None,
+) -> None:
     """Cycle for ever, until SIGTERM or SIGINT; both end it between two cycles. SIGHUP cycles at once.
 
     The file is read again before every cycle; a broken one is reported and the last good one kept. Raises ConfigError
     for what would fail from the start, LockHeld if another controller takes over.
+
+    `latest` is told of each cycle, for whoever serves its metrics.
     """
     config = config_file.load(path)
     wake, ending = threading.Event(), threading.Event()
@@ -55,7 +62,7 @@ def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log
             config, complaint = _reread(path, config)
             lock.renew()
             result = _surviving_cycle(config, lock, record)
-            problems = ((complaint,) if complaint else ()) + result.problems
+            problems = (*((complaint,) if complaint else ()), *result.problems, *_shown(config, result, latest))
             for problem in problems:
                 if problem not in known:
                     logs.event("problem", logging.WARNING, plan=result.plan_id or "-", why=problem)
@@ -115,7 +122,18 @@ def _surviving_cycle(config: Config, lock: ControllerLock, record: Path | None) 
     except Exception as error:
         log.exception("a cycle failed; the next one starts afresh")
         why = f"a cycle failed: {error}"
-    return CycleResult(planner.hold(why, config.resources), "", (why,), ExitCode.PROBLEM)
+    return CycleResult(planner.hold(why, config.resources), "", (why,), ExitCode.PROBLEM, memory=recall(config))
+
+
+def _shown(config: Config, result: CycleResult, latest: metrics.Latest | None) -> list[str]:
+    """Hand a cycle's numbers out. Whatever fails there must not end the controller either."""
+    try:
+        if latest is not None:
+            latest.update(config, result)
+        return metrics.write_textfile(config, result)
+    except Exception as error:
+        log.exception("the metrics failed; the next cycle tries again")
+        return [f"metrics are not written: {error}"]
 
 
 def _reread(path: Path, last_good: Config) -> tuple[Config, str | None]:

@@ -11,7 +11,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from htcebridge import controller, learn, logs, loop, marks, pilot
+from htcebridge import controller, learn, logs, loop, marks, metrics, pilot
 from htcebridge.cli import App
 from htcebridge.cli.output import Column, Listing, Note, busy, json_option, print_json, show
 from htcebridge.config import Config
@@ -66,9 +66,10 @@ def once(app: App, record: Path | None) -> int:
     with ControllerLock(config) as lock:
         loop.wait_for_min_interval(config)
         result = controller.cycle(config, lock, record)
+        problems = (*result.problems, *metrics.write_textfile(config, result))
     if app.verbosity >= 0 and not result.plan.held:
         show(lambda: _picture(result.plan), None)
-    for problem in result.problems:
+    for problem in problems:
         click.echo(f"htcebridge: {problem}", err=True)
     return result.exit_code
 

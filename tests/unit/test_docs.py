@@ -21,6 +21,7 @@ import htcebridge
 from htcebridge.cli import cli
 from htcebridge.config import Config
 from htcebridge.config_example import example
+from htcebridge.metrics_table import TABLE
 from htcebridge.routes import render_routes
 from tests import schema
 
@@ -90,6 +91,13 @@ def commands(name: str) -> list[Any]:
 def test_configuration_md_is_current() -> None:
     current = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert current == generator().render(), "stale: run python docs/generate.py"
+
+
+def test_the_tables_of_metrics_md_are_current() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert page == generator().with_metrics(page), "stale: run python docs/generate.py"
+    for metric in TABLE:
+        assert f"| `{metric.name}` |" in page
 
 
 def generator() -> ModuleType:
