@@ -6,7 +6,7 @@ Nothing here decides anything, and nothing here stops a cycle: what cannot be wr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -14,12 +14,13 @@ from htcebridge import calls, history, usage
 from htcebridge.config import Config
 from htcebridge.history import HistoryError
 from htcebridge.memory import Memory, Seen
-from htcebridge.model import EndedPilot, Plan, Situation
+from htcebridge.model import Demand, EndedPilot, Plan, Situation
 from htcebridge.usage import Use, Used
 
 # While the history cannot be written: what `memory.follow` keeps as well.
 _KEPT_ENDS = 5000
 
+OTHER = "other"
 Ended = tuple[EndedPilot, Mapping[str, int]]
 
 
@@ -37,9 +38,14 @@ def keep(
 
     Returns what to remember, and what a person should know. `situation` is None where nothing was decided.
     """
-    used = usage.between(situation, before.accounted) if situation and before.accounted else {}
+    vo_name = _vo_names(config)
+    # While the kill switch is on the pool is not asked: what the pilots do is not known.
+    stopped = situation.stop if situation else None
+    used: Used = {}
+    if situation and before.accounted and stopped is None:
+        used = _renamed(usage.between(situation, before.accounted), vo_name)
     known = {each.id for each in before.ended}
-    ended = [(each, _busy(before, each.id)) for each in memory.ended if each.id not in known]
+    ended = [(each, _busy(before, each.id, vo_name)) for each in memory.ended if each.id not in known]
     memory = replace(
         memory,
         accounted=situation.now if situation else before.accounted,
@@ -50,8 +56,8 @@ def keep(
         at=memory.looked,
         plan_id=plan_id,
         seconds=seconds,
-        plan=plan,
-        demand=situation.demand if situation else None,
+        plan=plan if stopped is None else replace(plan, held=f"stopped: {stopped}"),
+        demand=_demand(situation, vo_name) if situation else None,
         joined=[each for each in situation.pilots if each.startd] if situation else (),
         pilots=_changed(before.pilots, memory.pilots),
         ended=memory.unrecorded,
@@ -73,8 +79,29 @@ def prune(config: Config, now: int) -> None:
         history.prune(history.path_of(config), now, int(kept.detail.total_seconds()), int(kept.keep.total_seconds()))
 
 
-def _busy(before: Memory, id_: str) -> Mapping[str, int]:
-    return before.pilots[id_].busy_by_vo if id_ in before.pilots else {}
+def _vo_names(config: Config) -> Callable[[str], str]:
+    """A VO as the configuration writes it; OTHER for any further word that stands in a job: it is its owner's text."""
+    names = {vo.name.lower(): vo.name for vo in config.vos} | {"": ""}
+    return lambda name: names.get(name.lower(), OTHER)
+
+
+def _renamed(used: Used, vo_name: Callable[[str], str]) -> Used:
+    sums: Counter[tuple[str, str, Use]] = Counter()
+    for (resource, vo, use), core_s in used.items():
+        sums[resource, vo_name(vo), use] += core_s
+    return dict(sums)
+
+
+def _demand(situation: Situation, vo_name: Callable[[str], str]) -> Demand:
+    demand = situation.demand
+    return replace(demand, groups=tuple(replace(group, vo=vo_name(group.vo)) for group in demand.groups))
+
+
+def _busy(before: Memory, id_: str, vo_name: Callable[[str], str]) -> Mapping[str, int]:
+    sums: Counter[str] = Counter()
+    for vo, cores in before.pilots[id_].busy_by_vo.items() if id_ in before.pilots else ():
+        sums[vo_name(vo)] += cores
+    return dict(sums)
 
 
 def _changed(before: Mapping[str, Seen], now: Mapping[str, Seen]) -> dict[str, Seen]:

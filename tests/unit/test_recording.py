@@ -41,7 +41,10 @@ PLAN = Plan({"dcgp": ResourcePlan(5, 1, 0, 0, submit=2, cancel=("8_1",), cuts={C
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     calls.take()
-    return Config.model_validate({"tier1": {"collector": "c"}, "pressure": {"state_dir": str(tmp_path / "state")}})
+    vos = [{"name": name, "owners": [f"{name}*"]} for name in ("CMS", "atlas")]
+    return Config.model_validate(
+        {"tier1": {"collector": "c"}, "pressure": {"state_dir": str(tmp_path / "state")}, "vo": vos}
+    )
 
 
 def situation() -> Situation:
@@ -64,11 +67,11 @@ def test_what_was_seen_and_done_is_counted(config: Config) -> None:
         "submitted|dcgp": 9,
         "cancelled|dcgp": 1,
         "cut|dcgp|max_pending": 3,
-        "core_s|dcgp|cms|busy": 480,
+        "core_s|dcgp|CMS|busy": 480,
         "core_s|dcgp|atlas|busy": 240,
         "core_s|dcgp||tail": 6000,
         "outcome|dcgp|preempted": 1,
-        "core_s|dcgp|cms|lost": 800,
+        "core_s|dcgp|CMS|lost": 800,
         "core_s|dcgp|atlas|lost": 400,
         "queued|dcgp": 1,
         "queued_s|dcgp": 9,
@@ -85,7 +88,7 @@ def test_an_outcome_waits_until_the_history_can_be_written(config: Config) -> No
         config, before, Memory(looked=NOW, ended=(ENDED,)), situation(), PLAN, "p1", 0.5, 0
     )
     assert len(problems) == 1
-    assert memory.unrecorded == ((ENDED, {"cms": 8, "atlas": 4}),)
+    assert memory.unrecorded == ((ENDED, {"CMS": 8, "atlas": 4}),)
     path.rmdir()
     later, problems = recording.keep(config, memory, replace(memory, looked=NOW + 60), situation(), PLAN, "p2", 0.5, 0)
     assert problems == []
@@ -93,7 +96,7 @@ def test_an_outcome_waits_until_the_history_can_be_written(config: Config) -> No
     with history.reading(path) as database:
         assert [tuple(row) for row in database.execute("SELECT id, outcome FROM pilots")] == [("9_1", "preempted")]
         lost = database.execute("SELECT vo, core_s FROM used WHERE use = 'lost' ORDER BY vo").fetchall()
-    assert [tuple(row) for row in lost] == [("atlas", 400), ("cms", 800)]
+    assert [tuple(row) for row in lost] == [("CMS", 800), ("atlas", 400)]
 
 
 def test_the_time_of_a_held_cycle_is_counted_by_the_next(config: Config) -> None:
@@ -103,3 +106,22 @@ def test_the_time_of_a_held_cycle_is_counted_by_the_next(config: Config) -> None
     assert (memory.accounted, memory.totals["cycles|held"]) == (NOW - 120, 1)
     memory, _ = recording.keep(config, memory, replace(memory, looked=NOW), situation(), PLAN, "p2", 0.5, 0)
     assert memory.totals["core_s|dcgp||tail"] == 100 * 120
+
+
+def test_a_vo_that_nobody_configured_is_other(config: Config) -> None:
+    odd = replace(STARTD, busy_by_vo={"mine|all": 5, "yours": 3, "atlas": 4})
+    seen = replace(situation(), pilots=(Pilot(JOB, PilotPhase.JOINED, odd),))
+    memory, _ = recording.keep(config, Memory(accounted=NOW - 1), Memory(looked=NOW), seen, PLAN, "p1", 0.5, 0)
+    busy = {key: value for key, value in memory.totals.items() if key.endswith("|busy")}
+    assert busy == {"core_s|dcgp|other|busy": 8, "core_s|dcgp|atlas|busy": 4}
+
+
+def test_what_pilots_do_under_the_kill_switch_is_not_known(config: Config) -> None:
+    """The pool is not asked then: a pilot that works looks as if it had not joined."""
+    seen = replace(situation(), stop="leo: maintenance", pilots=(Pilot(JOB, PilotPhase.BOOTING),))
+    memory, _ = recording.keep(config, Memory(accounted=NOW - 60), Memory(looked=NOW), seen, PLAN, "p1", 0.5, 0)
+    assert not any(key.startswith("core_s") for key in memory.totals)
+    assert memory.accounted == NOW
+    with history.reading(history.path_of(config)) as database:
+        assert [tuple(row) for row in database.execute("SELECT held FROM cycles")] == [("stopped: leo: maintenance",)]
+        assert database.execute("SELECT count(*) FROM plans").fetchone()[0] == 0
