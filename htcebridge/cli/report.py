@@ -34,9 +34,10 @@ Row = TypeVar("Row")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "csv", "json"]),
+    type=click.Choice(["table", "csv", "json", "html"]),
     default="table",
     show_default=True,
+    help="html: one page with plots, complete in itself.",
 )
 @click.option(
     "--by",
@@ -115,6 +116,10 @@ def _text(found: Report, form: str, by: str | None, now: float) -> str:
             return json.dumps(report_text.as_document(found, now), indent=2) + "\n"
         case "csv":
             return report_text.as_csv(found, by or "resource")
+        case "html":
+            from htcebridge.report_page import page
+
+            return page(found, now)
     from rich.console import Console
 
     plain = Console(width=100, highlight=False, no_color=True)
@@ -174,7 +179,7 @@ def _cores(found: Report) -> RenderableType:
     rows = table("Core-hours, and how much of what was held went where", ("resource", *columns), columns)
     for name, each in _with_total([(row.resource, row.cores) for row in found.resources], found.cores):
         split = each.split()
-        parts = (percent(split[use] / each.held if each.held else None) for use in wasted)
+        parts = (percent(split[use] / each.held if each.held else None).replace(" ", "") for use in wasted)
         rows.add_row(name, *(hours(getattr(each, kind)) for kind in hours_of), percent(each.efficiency), *parts)
     return rows
 
