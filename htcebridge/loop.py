@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from htcebridge import config_file, controller, planner
+from htcebridge import config_file, controller, live, planner, web
 from htcebridge.config import Config
 from htcebridge.controller import CycleResult
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
@@ -24,9 +24,10 @@ from htcebridge.units import format_duration
 log = logging.getLogger("htcebridge")
 
 
-def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log.info) -> None:
+def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log.info, http: str | None = None) -> None:
     """Cycle for ever, until SIGTERM or SIGINT; both end it between two cycles. SIGHUP cycles at once.
 
+    `http`: "HOST:PORT" at which the live report is served meanwhile.
     The file is read again before every cycle; a broken one is reported and the last good one kept. Raises ConfigError
     for what would fail from the start, LockHeld if another controller takes over.
     """
@@ -43,7 +44,8 @@ def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log
     for signum, handler in ((signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, now)):
         signal.signal(signum, handler)
     notifier = Notifier.from_environment()
-    with ControllerLock(config) as lock:
+    pages = live.pages(lambda: config)
+    with ControllerLock(config) as lock, web.serving(http, pages):
         controller.check_pilots_can_start(config)
         say(
             f"controller {config.pressure.instance} runs, a cycle every "

@@ -10,9 +10,10 @@ from typing import Any
 
 from htcebridge.model import Outcome
 from htcebridge.report import ALIVE, NodeRow, Pilots, Report, ResourceRow, Spread, VoRow
-from htcebridge.units import format_duration, plural
+from htcebridge.units import format_duration
 
 HOUR_S = 3600
+DAY_S = 86400
 USES = ("good", "lost", "boot", "unmatched", "fragmentation", "tail", "drained", "elsewhere")
 """The parts of `Cores.split`, in the order in which they are shown."""
 MEANING = {
@@ -44,7 +45,8 @@ def span(report: Report) -> str:
     """The period, its length and its zone. Where the clocks change in it, both ends name theirs."""
     since, until = report.period.since, report.period.until
     first = "" if zone(since) == zone(until) else f" {zone(since)}"
-    length = format_duration(report.period.seconds // 60 * 60)
+    unit = 60 if report.period.seconds < 2 * DAY_S else HOUR_S
+    length = format_duration(report.period.seconds // unit * unit)
     return f"{moment(since)}{first} to {moment(until)} {zone(until)}, {length}"
 
 
@@ -52,7 +54,8 @@ def watched(report: Report) -> str:
     """How much of the period the controller saw."""
     seen = report.watched
     held = f", {seen.held:,} of them held" if seen.held else ""
-    return f"{plural(seen.cycles, 'cycle')}{held}; a cycle looked in {percent(seen.part)} of the quarters of an hour"
+    cycles = f"{seen.cycles:,} {'cycle' if seen.cycles == 1 else 'cycles'}"
+    return f"{cycles}{held}; a cycle looked in {percent(seen.part)} of the quarters of an hour"
 
 
 def emptiness(report: Report) -> str:

@@ -13,7 +13,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.markup import escape
 
-from htcebridge import controller, learn, loop, marks, pilot
+from htcebridge import controller, learn, loop, marks, pilot, web
 from htcebridge.cli import App
 from htcebridge.cli.output import json_option, print_json, show, table
 from htcebridge.config import Config
@@ -76,14 +76,21 @@ def once(app: App, record: Path | None) -> int:
 
 @command.command()
 @_record_option
+@click.option(
+    "--http",
+    metavar="HOST:PORT",
+    help="Serve the report of the last 24 hours there, read only: 127.0.0.1:PORT for this machine's users.",
+)
 @click.pass_obj
-def run(app: App, record: Path | None) -> int:
+def run(app: App, record: Path | None, http: str | None) -> int:
     """Do a cycle every pressure.interval, until SIGTERM or Ctrl-C. For systemd.
 
     The configuration is read again before each cycle. SIGHUP starts a cycle at once.
     """
+    if http is not None:
+        web.parse(http)
     _log_to_stderr(app.verbosity)
-    loop.run(app.path(), record)
+    loop.run(app.path(), record, http=http)
     return ExitCode.OK
 
 

@@ -53,7 +53,7 @@ def _template() -> Template:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        hours=report_text.hours, percent=report_text.percent, took=report_text.took, moment=report_text.moment
+        hours=report_text.hours, big=_big, percent=report_text.percent, took=report_text.took, moment=report_text.moment
     )
     return environment.get_template("page.html.j2")
 
@@ -61,6 +61,12 @@ def _template() -> Template:
 @cache
 def _own(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _big(seconds: float) -> str:
+    """Hours where there is little room: 15.4 M; the tables have them in full."""
+    millions = seconds / report_text.HOUR_S / 1e6
+    return f"{millions:,.3g} M" if millions >= 1 else report_text.hours(seconds)
 
 
 def _hash(text: str) -> str:

@@ -18,6 +18,7 @@
       for (const line of box.querySelectorAll(".cursor")) {
         line.setAttribute("x1", across);
         line.setAttribute("x2", across);
+        line.classList.add("on");
       }
       const values = [...rows[now].cells].map((cell) => cell.textContent);
       readout.textContent = values.map((value, column) => names[column] + " " + value).join(" · ");

@@ -51,8 +51,8 @@ def series(report: Report) -> tuple[Plot, ...]:
     cores = [("busy", "busy", found.busy_cpus), ("held, not busy", "free", free)]
     return (
         _plot(report, "Demand", "cores that waiting jobs ask for", waiting),
-        _plot(report, "Pilots", "pilots", pilots),
-        _plot(report, "Cores", "cores of joined and booting pilots", cores),
+        _plot(report, "Pilots", "in Slurm and in the pool", pilots),
+        _plot(report, "Cores", "of joined and booting pilots", cores),
     )
 
 
@@ -84,7 +84,7 @@ def _plot(report: Report, title: str, unit: str, layers: Sequence[tuple[str, str
         ),
         sides=tuple(axis.Tick(100 - 50 * part, axis.short(scale * part / 2)) for part in (0, 1, 2)),
         below=axis.times(period.since, period.until),
-        summary=f"{unit}: {mean:,.0f} on average, {most:,.0f} at most" if seen else f"{unit}: nothing was seen",
+        summary=f"{mean:,.0f} {unit} on average, {most:,.0f} at most" if seen else "nothing was seen",
     )
 
 

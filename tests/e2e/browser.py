@@ -1,4 +1,4 @@
-"""A real Chromium, as Debian packages it, without a screen: what a page shows at some width, in some scheme, on paper."""
+"""A real Chromium, as Debian packages it, without a screen: what a page shows, on a desk, a phone and paper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Browser:
 
     def asks(self, script: str, *values: object) -> Any:
         """What this JavaScript returns in the page."""
-        return self.driver.execute_script(script, *values)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(script, *values)
 
     def press(self, *keys: str) -> None:
         """Keys as a keyboard sends them, to whatever has the focus."""
@@ -87,13 +87,18 @@ class Browser:
         """What the pages so far have asked for, by address."""
         return [each["params"]["request"]["url"] for each in self._events("Network.requestWillBeSent")]
 
+    def forget(self) -> None:
+        """From now on only what comes is kept; Chromium's own first page asks for much."""
+        self._events()
+        self._records.clear()
+
     def _events(self, *methods: str) -> list[dict[str, Any]]:
         log = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
         self._records += [json.loads(entry["message"])["message"] for entry in log]
         return [each for each in self._records if each["method"] in methods]
 
-    def _do(self, command: str, values: dict[str, object]) -> Any:
-        return self.driver.execute_cdp_cmd(command, values)  # type: ignore[no-untyped-call]
+    def _do(self, command: str, values: Mapping[str, object]) -> Any:
+        return self.driver.execute_cdp_cmd(command, dict(values))
 
 
 def ensure_chromium() -> None:
@@ -118,8 +123,10 @@ def browser() -> Iterator[Browser]:
         driver = Chrome(options, ChromeService(str(shutil.which("chromedriver"))))
         try:
             seen = Browser(driver)
+            seen.open("about:blank")
             for domain in ("Log", "Runtime", "Network"):
                 seen._do(f"{domain}.enable", {})
+            seen.forget()
             yield seen
         finally:
             driver.quit()
