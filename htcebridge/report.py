@@ -231,7 +231,10 @@ class Watched:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it. `name` is the controller's instance. `kept` is when the history begins and ends; None: it is empty."""
+    """All of it. `period` begins with the history, if that is younger. `name` is the controller's instance.
+
+    `kept` is when the history begins and ends; None: it is empty.
+    """
 
     name: str
     period: Period

@@ -53,7 +53,7 @@ _FAILED = ", ".join(f"'{outcome}'" for outcome in FAILED)
 
 
 def read(path: Path, name: str, period: Period, all_nodes: bool = False) -> Report:
-    """The report on a period, of one state of the history. Raises HistoryError."""
+    """The report on a period, or what of it the history reaches back to, of one state of it. Raises HistoryError."""
     with history.reading(path) as database:
         return _Reader(database, period).report(name, all_nodes)
 
@@ -65,6 +65,9 @@ class _Reader:
         self.database = database
         self.period = period
         first, last = self._rows("SELECT min(at), max(at) FROM cycles")[0]
+        if first is not None and period.since < first < period.until:
+            # Nothing is known of what was before: it would only make the plots narrow.
+            self.period = period = Period(max(period.since, first // HOUR_S * HOUR_S), period.until)
         self.kept = (first, last) if first is not None else None
         self.seen_until = min(period.until, last) if last is not None else period.until
         short = self.kept is not None and period.seconds < _SHORT * (self.kept[1] - self.kept[0])
@@ -242,7 +245,7 @@ class _Reader:
 
     def _timeline(self) -> Timeline:
         until = self.seen_until
-        since = max(self.period.since, until - TIMELINE_S)
+        since = max(self.period.since, until - TIMELINE_S)  # what is older would be a blur
         when = {"from_": since, "to": until, "forgotten": self.seen_until - _FORGOTTEN_S}
         there = """FROM pilots INDEXED BY pilots_by_end WHERE node != '' AND started < :to AND started IS NOT NULL
             AND (ended >= :from_ OR (ended IS NULL AND started >= :forgotten))"""

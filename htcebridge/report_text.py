@@ -55,7 +55,9 @@ def watched(report: Report) -> str:
     seen = report.watched
     held = f", {seen.held:,} of them held" if seen.held else ""
     cycles = f"{seen.cycles:,} {'cycle' if seen.cycles == 1 else 'cycles'}"
-    return f"{cycles}{held}; a cycle looked in {percent(seen.part)} of the quarters of an hour"
+    young = report.kept and 0 <= report.kept[0] - report.period.since < HOUR_S
+    begins = f"; the history begins at {moment(report.kept[0])}" if young and report.kept else ""
+    return f"{cycles}{held}; a cycle looked in {percent(seen.part)} of the quarters of an hour{begins}"
 
 
 def emptiness(report: Report) -> str:

@@ -87,8 +87,9 @@ def cycle(at: int, **changes: object) -> Cycle:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Two hours of cycles, every ten minutes; one live pilot; five that have ended."""
+    """Two hours of cycles, every ten minutes, and one long ago; one live pilot; five that have ended."""
     path = tmp_path / "leonardo.history.sqlite"
+    history.record(path, cycle(NOW - 40 * 86400, used={}, joined=()))
     for at in range(NOW - 2 * HOUR_S, NOW, 600):
         history.record(path, cycle(at))
     alive = {"7_1": Seen("dcgp", "p", NOW - 5400, NOW - 3600, NOW - 3000, "n7"), "8_1": Seen("dcgp", "p", NOW - 60)}
@@ -209,6 +210,13 @@ def test_a_pilot_without_an_end_is_not_alive_for_ever(path: Path) -> None:
     assert found.pilots.outcomes["alive"] == 2
 
 
+def test_a_period_begins_with_a_younger_history(path: Path) -> None:
+    found = read(path, "x", Period(NOW - 400 * 86400, NOW))
+    assert found.period.since == (NOW - 40 * 86400) // HOUR_S * HOUR_S
+    assert "the history begins at 2023-10-05" in report_text.watched(found)
+    assert "begins" not in report_text.watched(read(path, "x", PERIOD))
+
+
 def test_a_step_is_chosen_so_that_a_plot_stays_legible() -> None:
     for hours in (1, 24, 24 * 7, 24 * 30, 24 * 365, 24 * 3650):
         period = Period(0, hours * HOUR_S)
@@ -266,7 +274,7 @@ def test_an_empty_period_is_one_sentence(htcebridge_command: Run, path: Path, fo
     sentence = "No cycle, pilot or core-hour of leonardo was recorded between 2001-01-01 00:00 and 2001-01-02 00:00"
     text = re.sub(r"\s+", " ", said.out + said.err)  # type: ignore[attr-defined]
     assert sentence in text
-    assert "the history goes from 2023-11-14" in text
+    assert "the history goes from 2023-10-05" in text
 
 
 def test_what_is_no_history_is_named(htcebridge_command: Run, tmp_path: Path) -> None:
