@@ -32,7 +32,8 @@ class Browser:
 
     def __init__(self, driver: Chrome) -> None:
         self.driver = driver
-        self._records: list[dict[str, Any]] = []
+        self._said: list[str] = []
+        self._asked: list[str] = []
 
     def open(self, where: Path | str) -> None:
         self.driver.get(where.resolve().as_uri() if isinstance(where, Path) else where)
@@ -79,23 +80,28 @@ class Browser:
         return path
 
     def console(self) -> list[str]:
-        """Warnings and errors of the pages so far, those of their security policy among them."""
-        found = self._events("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
-        return [json.dumps(each["params"]) for each in found]
+        """What stands in the console since the last `forget`: errors, warnings, what a security policy refused."""
+        self._said += [str(entry["message"]) for entry in self._log("browser")]
+        return list(self._said)
 
     def requests(self) -> list[str]:
-        """What the pages so far have asked for, by address."""
-        return [each["params"]["request"]["url"] for each in self._events("Network.requestWillBeSent")]
+        """What the pages have asked for since the last `forget`, by address; also what was refused."""
+        events = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
+        self._asked += [
+            each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"
+        ]
+        return list(self._asked)
 
     def forget(self) -> None:
         """From now on only what comes is kept; Chromium's own first page asks for much."""
-        self._events()
-        self._records.clear()
+        for name in ("browser", "performance"):
+            self._log(name)
+        self._said.clear()
+        self._asked.clear()
 
-    def _events(self, *methods: str) -> list[dict[str, Any]]:
-        log = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
-        self._records += [json.loads(entry["message"])["message"] for entry in log]
-        return [each for each in self._records if each["method"] in methods]
+    def _log(self, name: str) -> list[dict[str, Any]]:
+        """What is new in a log of the driver; reading it empties it."""
+        return list(self.driver.get_log(name))  # type: ignore[no-untyped-call]
 
     def _do(self, command: str, values: Mapping[str, object]) -> Any:
         return self.driver.execute_cdp_cmd(command, dict(values))
@@ -119,13 +125,11 @@ def browser() -> Iterator[Browser]:
         for option in (*_OPTIONS, f"--user-data-dir={profile}"):
             options.add_argument(option)
         options.binary_location = str(shutil.which("chromium"))
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         driver = Chrome(options, ChromeService(str(shutil.which("chromedriver"))))
         try:
             seen = Browser(driver)
             seen.open("about:blank")
-            for domain in ("Log", "Runtime", "Network"):
-                seen._do(f"{domain}.enable", {})
             seen.forget()
             yield seen
         finally:

@@ -56,6 +56,8 @@ return [...document.querySelectorAll(arguments[0])].filter((e) => e.getClientRec
 """
 TEXTS = "h1, h2, p, dt, dd, small, th, td, a, summary, figcaption, .key, .node, .plot text"
 
+once = pytest.mark.skipif(SUITES[0] != "trixie", reason="once is enough: nothing of the suite is in it")
+
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
@@ -98,6 +100,19 @@ def tiles(seen: Browser) -> dict[str, str]:
 def pilots(seen: Browser) -> list[str]:
     """What stands at each bar of the timeline."""
     return list(seen.asks("return [...document.querySelectorAll('.pilot title')].map(e => e.textContent)"))
+
+
+@once
+def test_what_a_bad_page_does_would_be_noticed(chromium: Browser, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.html"
+    policy = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'">"""
+    bad.write_text(f'{policy}<img src="http://example.org/x.png"><script>throw new Error("thrown")</script>')
+    chromium.forget()
+    chromium.open(bad)
+    said = wait_until(lambda: (found := chromium.console())[1:] and found, 10, "the console has both", every=0.1)
+    assert any("thrown" in each for each in said)
+    assert any("Content Security Policy" in each for each in said)
+    assert "http://example.org/x.png" in chromium.requests()
 
 
 # --------------------------------------------------------------------------- a real run
@@ -180,7 +195,7 @@ def copied_history_is_served_live(chain: Chain, seen: Browser, tmp_path: Path) -
 # --------------------------------------------------------------------------- a full month
 
 
-@pytest.mark.skipif(SUITES[0] != "trixie", reason="once is enough: nothing of the suite is in it")
+@once
 def test_a_month_of_36000_pilots_is_one_small_page_for_pointer_keyboard_and_paper(
     chromium: Browser, tmp_path: Path
 ) -> None:
