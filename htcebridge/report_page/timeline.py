@@ -33,9 +33,19 @@ MARKS: Mapping[str, Mark] = {
     Outcome.CANCELLED_BY_OTHERS: Mark("X", "cancelled", "cancelled by others"),
     Outcome.UNKNOWN: Mark("?", "cancelled", "end unknown"),
 }
-# Percent of the width: a letter, a number of jobs.
-_LETTER, _NUMBER = 1.6, 6.0
+# Percent of the width: a letter, a number of jobs, the shortest bar that can be seen.
+_LETTER, _NUMBER, _SHORTEST = 1.6, 6.0, 0.4
 _HEIGHT = 100
+
+
+@dataclass(frozen=True)
+class Letter:
+    """Where the letter of a mark stands, in percent, as SVG's text-anchor and dx; `right`: how far it reaches."""
+
+    at: float
+    anchor: str
+    dx: int
+    right: float
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,7 @@ class Drawn:
     width: float
     width_s: int
     busy: str
-    letter_at: float | None
-    beside: bool
+    letter: Letter | None
     jobs_at: float | None
     title: str
 
@@ -71,23 +80,14 @@ def lines(timeline: Timeline) -> tuple[Line, ...]:
 
 
 def _drawn(timeline: Timeline, bars: tuple[Bar, ...]) -> tuple[Drawn, ...]:
-    length = max(1, timeline.until - timeline.since)
-    free, made = -100.0, []
-    for number, bar in enumerate(bars):
-        begin, end = max(bar.started, timeline.since), min(bar.ended or timeline.until, timeline.until)
-        joined = min(max(bar.joined if bar.joined is not None else end, begin), end)
-        at, boot, width = (
-            round(100 * span / length, 2) for span in (begin - timeline.since, joined - begin, end - joined)
-        )
+    spans = [_span(timeline, bar) for bar in bars]
+    free, made = 0.0, []
+    for number, (bar, (at, boot, width)) in enumerate(zip(bars, spans, strict=True)):
         mark = MARKS.get(bar.outcome, MARKS[Outcome.UNKNOWN])
-        # Inside the bar at its end; beside it where it is too short, unless the next one begins there.
-        beside = boot + width < _LETTER
-        letter_at = round(at + boot + width, 2)
-        next_at = 100 * (bars[number + 1].started - timeline.since) / length if number + 1 < len(bars) else 101.0
-        room = letter_at + _LETTER <= min(next_at, 100) if beside else True
-        shown = bool(mark.letter) and room and letter_at > free
-        if shown:
-            free = letter_at + (_LETTER if beside else 0)
+        next_at = spans[number + 1][0] if number + 1 < len(spans) else 100.0
+        letter = _letter(free, at, at + boot + width, next_at) if mark.letter else None
+        free = max(at + boot + width, letter.right if letter else 0.0)
+        joined = round(timeline.since + (at + boot) * (timeline.until - timeline.since) / 100)
         made.append(
             Drawn(
                 bar,
@@ -95,15 +95,40 @@ def _drawn(timeline: Timeline, bars: tuple[Bar, ...]) -> tuple[Drawn, ...]:
                 at,
                 boot,
                 width,
-                max(1, end - joined),
-                _busy(bar, joined, end),
-                letter_at if shown else None,
-                beside,
+                max(1, _end(timeline, bar) - joined),
+                _busy(bar, joined, _end(timeline, bar)),
+                letter,
                 round(at + boot + width / 2, 2) if bar.jobs and width > _NUMBER else None,
                 _title(bar, mark),
             )
         )
     return tuple(made)
+
+
+def _span(timeline: Timeline, bar: Bar) -> tuple[float, float, float]:
+    """Where a bar begins, how long it boots and how long it is held then; never too short to be seen. In percent."""
+    length = max(1, timeline.until - timeline.since)
+    begin, end = max(bar.started, timeline.since), _end(timeline, bar)
+    joined = min(max(bar.joined if bar.joined is not None else end, begin), end)
+    at, boot, width = (100 * part / length for part in (begin - timeline.since, joined - begin, end - joined))
+    short = max(0.0, _SHORTEST - boot - width)
+    boot, width = (boot + short, width) if bar.joined is None else (boot, width + short)
+    return round(min(at, 100 - boot - width), 2), round(boot, 2), round(width, 2)
+
+
+def _end(timeline: Timeline, bar: Bar) -> int:
+    return min(bar.ended if bar.ended is not None else timeline.until, timeline.until)
+
+
+def _letter(free: float, begin: float, end: float, next_at: float) -> Letter | None:
+    """Inside a bar at its end; else behind it, else before it; nowhere if there is no room up to the next ones."""
+    if end - begin >= _LETTER:
+        return Letter(round(end, 2), "end", -3, end)
+    if end + _LETTER <= next_at:
+        return Letter(round(end, 2), "start", 2, end + _LETTER)
+    if begin - _LETTER >= free:
+        return Letter(round(begin, 2), "end", -2, end)
+    return None
 
 
 def _busy(bar: Bar, begin: int, end: int) -> str:

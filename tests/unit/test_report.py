@@ -35,8 +35,8 @@ from htcebridge.model import (
     SlurmJob,
     Startd,
 )
-from htcebridge.report import Cores, Period, Report, Series, spread, step_for
-from htcebridge.report_page import axis, page, plots
+from htcebridge.report import Bar, Cores, Period, Report, Series, Timeline, spread, step_for
+from htcebridge.report_page import axis, page, plots, timeline
 from htcebridge.report_queries import read
 from htcebridge.usage import Use
 
@@ -385,6 +385,18 @@ def test_a_curve_is_made_of_steps_and_breaks_in_gaps(report: Report) -> None:
     busy = cores.layers[-1]
     assert (busy.label, busy.edge) == ("busy", "M0 500V500H1V0H2M3 0V0H5")
     assert busy.path == "M0 1000V500H1V0H2V1000H0ZM3 1000V0H5V1000H3Z"
+
+
+def test_a_pilot_of_seconds_is_seen_and_its_letter_has_room() -> None:
+    def bar(begin: int, end: int) -> Bar:
+        return Bar("1", "dcgp", "n1", 112, begin, None, end, "node failed", "", 0, 0, 0, 0)
+
+    day = Timeline(0, 86400, 1, 4, {"n1": [bar(0, 20), bar(600, 620), bar(7200, 9000), bar(86390, 86400)]})
+    (line,) = timeline.lines(day)
+    assert [(each.at, each.boot) for each in line.drawn] == [(0, 0.4), (0.69, 0.4), (8.33, 2.08), (99.6, 0.4)]
+    anchors = [each.letter and each.letter.anchor for each in line.drawn]
+    assert anchors == [None, "start", "end", "end"], "the first has no room, the last none behind it"
+    assert [each.letter.at for each in line.drawn if each.letter] == [1.09, 10.41, 99.6]
 
 
 @pytest.mark.parametrize("hours", [1, 3, 24, 24 * 7, 24 * 31, 24 * 365, 24 * 3000])
