@@ -11,8 +11,8 @@ from htcebridge.config import Config
 from htcebridge.report import Period, Report
 
 _HOURS = 24
-# A cycle comes once a minute; a page that is made more often shows nothing new.
-_KEPT_S = 15.0
+# A page is a tenth of a second of CPU; a cycle comes once a minute, and nothing is new in between.
+_KEPT_S = 5.0
 _LEAST_REFRESH_S = 60
 
 

@@ -117,7 +117,8 @@ class _Reader:
             " FROM cycles WHERE at >= :since AND at < :until",
             gap=GAP_S,
         )[0]
-        quarters = -(-self.period.seconds // GAP_S)
+        begin = max(self.period.since, self.kept[0]) if self.kept else self.period.since
+        quarters = max(1, -(-(self.period.until - begin) // GAP_S))
         return Watched(
             found["cycles"], found["held"], found["first"], found["last"], min(1.0, found["quarters"] / quarters)
         )
