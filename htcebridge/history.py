@@ -34,7 +34,8 @@ _BUSY_KEPT_S = 3 * 86400
 # `report` and the controller at the same moment.
 _WAIT_S = 5.0
 
-# Times in seconds since the epoch; "used" in core-seconds, by the hour that begins at `hour`.
+# Times in seconds since the epoch; "used" in core-seconds, by the hour that begins at `hour`. The two long indexes hold
+# all that a report over a year asks of pilots, in the order in which it sums it up: 0.6 s instead of 4.
 _SCHEMA = """
 CREATE TABLE cycles (
   at INTEGER PRIMARY KEY, plan_id TEXT NOT NULL, seconds REAL NOT NULL, held TEXT, silent_schedds INTEGER NOT NULL);
@@ -54,6 +55,8 @@ CREATE TABLE pilots (
   joined INTEGER, ended INTEGER, node TEXT NOT NULL, cpus INTEGER NOT NULL, outcome TEXT, exit_code INTEGER,
   said TEXT, jobs INTEGER, evicted INTEGER, core_s INTEGER, lost_core_s INTEGER) WITHOUT ROWID;
 CREATE INDEX pilots_by_end ON pilots (ended);
+CREATE INDEX pilots_by_resource ON pilots (resource, outcome, ended, submitted, started, joined, jobs, evicted);
+CREATE INDEX pilots_by_node ON pilots (node, ended, outcome, lost_core_s);
 CREATE TABLE busy (
   pilot TEXT NOT NULL, at INTEGER NOT NULL, cpus INTEGER NOT NULL, jobs INTEGER NOT NULL,
   PRIMARY KEY (pilot, at)) WITHOUT ROWID;

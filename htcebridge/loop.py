@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from htcebridge import config_file, controller, logs, metrics, planner
+from htcebridge import config_file, controller, live, logs, metrics, planner, web
 from htcebridge.config import Config
 from htcebridge.controller import CycleResult
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
@@ -24,18 +24,12 @@ from htcebridge.units import format_duration
 log = logging.getLogger("htcebridge")
 
 
-def run(
-    path: Path,
-    record: Path | None = None,
-    say: Callable[[str], None] = log.info,
-    latest: metrics.Latest | None = None,
-) -> None:
+def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log.info, http: str | None = None) -> None:
     """Cycle for ever, until SIGTERM or SIGINT; both end it between two cycles. SIGHUP cycles at once.
 
+    `http`: "HOST:PORT" at which the live report and the metrics are served meanwhile.
     The file is read again before every cycle; a broken one is reported and the last good one kept. Raises ConfigError
     for what would fail from the start, LockHeld if another controller takes over.
-
-    `latest` is told of each cycle, for whoever serves its metrics.
     """
     config = config_file.load(path)
     wake, ending = threading.Event(), threading.Event()
@@ -50,7 +44,9 @@ def run(
     for signum, handler in ((signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, now)):
         signal.signal(signum, handler)
     notifier = Notifier.from_environment()
-    with ControllerLock(config) as lock:
+    latest = metrics.Latest()
+    pages = {**live.pages(lambda: config), "/metrics": lambda: web.Answer(metrics.CONTENT_TYPE, latest.metrics())}
+    with ControllerLock(config) as lock, web.serving(http, pages):
         controller.check_pilots_can_start(config)
         say(
             f"controller {config.pressure.instance} runs, a cycle every "
@@ -125,11 +121,10 @@ def _surviving_cycle(config: Config, lock: ControllerLock, record: Path | None) 
     return CycleResult(planner.hold(why, config.resources), "", (why,), ExitCode.PROBLEM, memory=recall(config))
 
 
-def _shown(config: Config, result: CycleResult, latest: metrics.Latest | None) -> list[str]:
+def _shown(config: Config, result: CycleResult, latest: metrics.Latest) -> list[str]:
     """Hand a cycle's numbers out. Whatever fails there must not end the controller either."""
     try:
-        if latest is not None:
-            latest.update(config, result)
+        latest.update(config, result)
         return metrics.write_textfile(config, result)
     except Exception as error:
         log.exception("the metrics failed; the next cycle tries again")

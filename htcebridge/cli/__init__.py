@@ -26,6 +26,7 @@ _COMMANDS = {
     "undrain": ("undrain", "Take jobs again."),
     "routes": ("routes", "The CE routes that tag jobs."),
     "explain": ("explain", "Why a job does or does not go to the HPC, clause by clause."),
+    "report": ("report", "What was used, lost and wasted: table, CSV, JSON, a page with plots."),
     "render": ("render", "Print exactly what a pilot will run."),
     "doctor": ("doctor", "Is everything in place, here and now? Each check with its fix."),
     "accounting": ("accounting", "Usage records of what ran on the HPC, for APEL or AUDITOR."),

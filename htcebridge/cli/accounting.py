@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,6 +15,7 @@ import click
 from htcebridge import accounting
 from htcebridge.accounting import JobRecord, PilotRecord
 from htcebridge.cli import App
+from htcebridge.cli.output import write_file
 from htcebridge.cli.period import period_options
 from htcebridge.errors import BridgeError, ExitCode
 from htcebridge.units import plural
@@ -81,13 +80,7 @@ def _write(records: Sequence[Any], kind: type[Any], form: str, output: Path | No
     if output is None:
         click.echo(text, nl=False)
         return
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.{time.time_ns()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(output)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise BridgeError(f"{output}: cannot be written: {error.strerror}") from None
+    write_file(output, text)
     click.echo(f"{output}: {plural(len(records), 'record')}", err=True)
 
 

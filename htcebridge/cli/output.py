@@ -10,9 +10,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -21,7 +22,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from htcebridge.errors import UnknownState
+from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.units import format_duration
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,6 +39,18 @@ watch_option = click.option(
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
     click.echo(json.dumps(value, indent=2))
+
+
+def write_file(path: Path, text: str) -> None:
+    """All of it or nothing: whoever has the old file open never sees half of a new one. Raises BridgeError."""
+    unfinished = path.with_name(f".{path.name}.new")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise BridgeError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def console() -> Console:

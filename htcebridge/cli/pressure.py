@@ -11,7 +11,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from htcebridge import controller, learn, logs, loop, marks, metrics, pilot
+from htcebridge import controller, learn, logs, loop, marks, metrics, pilot, web
 from htcebridge.cli import App
 from htcebridge.cli.output import Column, Listing, Note, busy, json_option, print_json, show
 from htcebridge.config import Config
@@ -76,14 +76,21 @@ def once(app: App, record: Path | None) -> int:
 
 @command.command()
 @_record_option
+@click.option(
+    "--http",
+    metavar="HOST:PORT",
+    help="Serve the report of the last 24 hours and /metrics there, read only: 127.0.0.1:PORT for users of this host.",
+)
 @click.pass_obj
-def run(app: App, record: Path | None) -> int:
+def run(app: App, record: Path | None, http: str | None) -> int:
     """Do a cycle every pressure.interval, until SIGTERM or Ctrl-C. For systemd.
 
     The configuration is read again before each cycle. SIGHUP starts a cycle at once.
     """
+    if http is not None:
+        web.parse(http)
     logs.setup(app.config().log, app.verbosity)
-    loop.run(app.path(), record)
+    loop.run(app.path(), record, http=http)
     return ExitCode.OK
 
 

@@ -6,15 +6,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 from rich.rule import Rule
 
-from tests.e2e.chain import COMPLETED, CONFIGURATION, IDLE, RUNNING, Chain, wait_until
+from tests.e2e.chain import COMPLETED, CONFIGURATION, IDLE, PROJECT, RUNNING, Chain, wait_until
 from tests.testbed import Testbed, TestbedError
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 BEGAN = time.monotonic()
+PAGE = PROJECT / "build" / "demo-report.html"
 
 
 def main() -> int:
@@ -79,11 +81,20 @@ def story(chain: Chain) -> list[str]:
     kept_out = chain.states(forged + wide) == [IDLE, IDLE]
     assert kept_out, "a job ran on Leonardo that must not"
     nodes = sorted({chain.node_of(job) for job in granted})
+    page = keep_report(chain)
     return [
         f"{len(granted)} of {len(granted)} granted jobs ran on {', '.join(nodes)} in a qos_lowprio Slurm job",
         "the forged grant was scrubbed by the CE; the 200-core job started no pilot, and `demand` says why",
         f"the controller said {log} lines in all; {time.monotonic() - BEGAN:.0f} s from the first step to the last",
+        f"what the cores were used for, with plots: {page}",
     ]
+
+
+def keep_report(chain: Chain) -> Path:
+    """The page that `htcebridge report` makes of this run, for a browser."""
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(chain.htcebridge("report", "--since", "1h", "--format", "html").stdout, encoding="utf-8")
+    return PAGE
 
 
 def run_controller(chain: Chain) -> Callable[[], int]:

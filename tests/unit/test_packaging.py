@@ -88,7 +88,8 @@ def test_a_wheel_has_every_template_module_and_the_command(wheel_file: Path) -> 
         assert {f"htcebridge/{name}" for name in TEMPLATES} <= names
         modules = {str(path.relative_to(ROOT)) for path in (ROOT / "htcebridge").rglob("*.py")}
         assert modules <= names
-        assert "htcebridge/py.typed" in names
+        page = {f"htcebridge/report_page/page.{kind}" for kind in ("html.j2", "css", "js")}
+        assert {"htcebridge/py.typed", *page} <= names
         assert not any(name.startswith("tests/") for name in names)
         (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
         assert "htcebridge = htcebridge.cli:main" in wheel.read(entry_points).decode()
