@@ -16,6 +16,7 @@ COMMANDS = {
     ("pilots",): "pilots",
     ("pressure", "plan"): "plan",
     ("doctor",): "doctor",
+    ("report",): "report",
     ("explain",): "explain",
     ("routes", "check"): "routes-check",
     ("routes", "try"): "routes-try",

@@ -143,6 +143,7 @@ def test_the_page_shows_a_run_with_jobs_a_failure_and_a_preemption(
             chain.occupy(2)
             wait_until(lambda: totals(chain)["preempted"], 90, "a pilot was preempted")
             assert "http-equiv" in curl(chain, "/")
+            assert "\n# TYPE htcebridge_" in curl(chain, "/metrics")
             assert curl(chain, "/", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: evil.example.org") == "421"
         finally:
             chain.bed.on("edge", ["pkill", "-TERM", "-f", "pressure run"], user="leo", check=False)
