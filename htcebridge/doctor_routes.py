@@ -19,10 +19,15 @@ from htcebridge.routes.ce import CE_CONFIG
 from htcebridge.routes.host import Host
 
 
+def is_ces_admin() -> bool:
+    """Whether this is root on a CE: then the edge node, its user and its tokens are elsewhere."""
+    return os.geteuid() == 0 and CE_CONFIG.exists()
+
+
 def checks(config: Config, directory: Path | None, timeout_s: float) -> list[Check]:
     """The CE of this machine, if it is one, and the files in `directory`."""
     found = []
-    if config.vos and os.access(CE_CONFIG, os.R_OK):
+    if config.vos and CE_CONFIG.exists():
         found.append(Check("routes", "this CE", partial(_this_ce, config), 4 * timeout_s))
     if directory is not None:
         found.append(Check("routes", str(directory), partial(_copy, config, directory), timeout_s))
@@ -32,6 +37,9 @@ def checks(config: Config, directory: Path | None, timeout_s: float) -> list[Che
 def _this_ce(config: Config) -> Iterator[Finding]:
     from htcebridge.routes.status import look
 
+    if not is_ces_admin():
+        yield Finding("routes", "this CE", Status.SKIP, "not checked: only root can read all of it", "run it as root")
+        return
     found = look(Host.at(), routes.render_files(config))
     if found.in_step:
         yield finding("routes", "this CE", f"{', '.join(found.routes)}: installed, loaded, as the configuration says")

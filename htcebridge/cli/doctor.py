@@ -122,7 +122,14 @@ def _checks(
 ) -> list[Check]:
     from htcebridge import doctor_files, doctor_routes, doctor_site, doctor_tier1
 
-    checks = [*doctor_tier1.checks(config, now, timeout), *doctor_routes.checks(config, routes_dir, timeout)]
+    checks = doctor_routes.checks(config, routes_dir, timeout)
+    if doctor_routes.is_ces_admin():
+        said = "not checked: root on a CE; tokens, pool, Slurm, directories and cycles are the edge node's"
+        return [
+            *checks,
+            Check("edge", "", lambda: Finding("edge", "", Status.SKIP, said, "run it there, too"), timeout),
+        ]
+    checks = [*doctor_tier1.checks(config, now, timeout), *checks]
     if config.resources:
         checks += [*doctor_site.checks(config, now, timeout, units), *doctor_files.checks(config, now, timeout)]
     if from_node:

@@ -14,12 +14,13 @@ from rich.console import RenderableType
 
 from htcebridge import routes
 from htcebridge.cli import App
-from htcebridge.cli.output import json_option, print_json, show, table
+from htcebridge.cli.output import busy, json_option, print_json, show, table
 from htcebridge.errors import ConfigError, ExitCode
 from htcebridge.routes import jobad, trial
 from htcebridge.routes.ce import CE, CE_CONFIG
 from htcebridge.routes.jobad import JobAd
 from htcebridge.routes.trial import Change, Trial
+from htcebridge.units import plural
 
 WIDTH = 100
 # A queue's problems are shown up to here; --json has all.
@@ -63,7 +64,8 @@ def try_(
     if from_history:
         jobs += jobad.from_history(ce, from_history)
     began = time.monotonic()
-    trials = trial.try_routes(ce, files, config, jobad.numbered(jobs))
+    with busy(f"trying {plural(len(jobs), 'job')} through the router"):
+        trials = trial.try_routes(ce, files, config, jobad.numbered(jobs))
     if as_json:
         print_json(as_document(trials, time.monotonic() - began))
     else:

@@ -217,6 +217,26 @@ def test_it_installs_once_and_uninstalls_to_what_was_there(ce: CEHost) -> None:
     assert "nothing to remove" in ce.routes("uninstall").stdout
 
 
+def test_the_doctor_on_the_ce_compares_its_routes(ce: CEHost) -> None:
+    def routes_line(expect: int) -> tuple[str, str]:
+        done = ce.bed.on("ce01", [f"{VENV}/bin/htcebridge", "doctor", "--json"], check=False)
+        document = json.loads(done.stdout)
+        schema.check("doctor", document)
+        assert (done.returncode, document["exit_code"]) == (expect, expect)
+        assert {each["check"] for each in document["checks"]} == {"config", "versions", "routes", "edge"}
+        (line,) = [each for each in document["checks"] if each["check"] == "routes"]
+        return line["status"], line["said"]
+
+    assert routes_line(1) == ("fail", "not installed; `htcebridge routes install` does it")
+    ce.routes("install")
+    names = "HTCEBridge_leonardo_cms, HTCEBridge_leonardo_atlas, Condor_Pool"
+    assert routes_line(0) == ("ok", f"{names}: installed, loaded, as the configuration says")
+    ce.configure(CONFIGURATION.replace('placement = "only"', 'placement = "only"\nmax_idle = 7'))
+    status, said = routes_line(1)
+    assert status == "fail"
+    assert "the files differ from the configuration" in said
+
+
 def test_what_it_did_not_write_is_not_touched(ce: CEHost) -> None:
     ce.bed.write("ce01", FILE, "# by hand\n")
     before = ce.files()

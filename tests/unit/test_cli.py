@@ -54,7 +54,7 @@ def test_help_lists_every_command_with_its_purpose(htcebridge_command: Run) -> N
 @pytest.mark.parametrize(
     "command",
     ["demand", "pressure", "pressure plan", "pressure once", "pressure run", "pilots", "routes show", "render startd",
-     "render script", "config init", "config check", "config show"],
+     "render script", "config init", "config check", "config show", "doctor"],
 )  # fmt: skip
 def test_every_command_explains_itself(htcebridge_command: Run, command: str) -> None:
     for flag in ("--help", "-h"):

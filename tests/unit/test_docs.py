@@ -117,7 +117,16 @@ def test_a_command_line_of_the_docs_is_understood(arguments: list[str]) -> None:
 
 def test_the_docs_show_every_command() -> None:
     shown = {" ".join(word for word in words if not word.startswith("-")) for (words,) in values("htcebridge")}
-    for command in ("config init", "config check", "demand", "pilots", "pressure plan", "pressure once", "routes show"):
+    for command in (
+        "config init",
+        "config check",
+        "demand",
+        "pilots",
+        "pressure plan",
+        "pressure once",
+        "routes show",
+        "doctor",
+    ):
         assert any(text.endswith(command) or f"{command} " in text for text in shown), command
 
 
