@@ -378,7 +378,7 @@ def test_metrics_that_break_do_not_end_the_controller(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(metrics, "write_textfile", lambda *_: 1 / 0)
-    assert loop._shown(config, result(situation()), None) == ["metrics are not written: division by zero"]
+    assert loop._shown(config, result(situation()), metrics.Latest()) == ["metrics are not written: division by zero"]
     assert "Traceback" in caplog.text
 
 
