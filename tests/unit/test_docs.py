@@ -9,15 +9,18 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import htcebridge
+from htcebridge import history
+from htcebridge.accounting import JobRecord, PilotRecord
 from htcebridge.cli import cli
 from htcebridge.config import Config
 from htcebridge.config_example import example
@@ -28,6 +31,8 @@ from tests import schema
 ROOT = Path(htcebridge.__file__).resolve().parent.parent
 if not (ROOT / "docs" / "generate.py").is_file():
     pytest.skip("not a checkout: no docs", allow_module_level=True)
+# The runbook begins with it.
+BEING_WRITTEN = ("doctor",)
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -111,6 +116,8 @@ def generator() -> ModuleType:
 
 @pytest.mark.parametrize("arguments", commands("htcebridge"))
 def test_a_command_line_of_the_docs_is_understood(arguments: list[str]) -> None:
+    if arguments[0] in BEING_WRITTEN and arguments[0] not in cli.list_commands(click.Context(cli)):
+        pytest.skip(f"{arguments[0]} is not there yet")
     answer = CliRunner().invoke(cli, [*arguments, "--help"])
     assert answer.exit_code == 0, answer.output
 
@@ -159,6 +166,28 @@ def test_a_toml_block_is_a_configuration_or_part_of_one(block: Block) -> None:
     raw = tomllib.loads(block.text)
     base = {} if "tier1" in raw else tomllib.loads(example())
     assert Config.model_validate({**base, **raw})
+
+
+def test_the_sql_of_the_docs_runs_on_a_history(tmp_path: Path) -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    statements = re.findall(r'^sqlite3 \S+ "(SELECT .*)"$', text, re.MULTILINE)
+    assert statements
+    history.prune(tmp_path / "history.sqlite", now=0, detail_s=0, keep_s=0)
+    with history.reading(tmp_path / "history.sqlite") as database:
+        for statement in statements:
+            assert database.execute(statement).fetchall() == []
+
+
+@pytest.mark.parametrize("kind", [JobRecord, PilotRecord])
+def test_accounting_md_has_every_field_of_a_record(kind: type[JobRecord] | type[PilotRecord]) -> None:
+    page = (ROOT / "docs" / "accounting.md").read_text(encoding="utf-8")
+    names = [field.name for field in fields(kind)]
+    explained = {
+        name for cell in re.findall(r"^\| (`.+?`) \|", page, re.MULTILINE) for name in cell.strip("`").split("`, `")
+    }
+    assert set(names) <= explained
+    shown = [json.loads(text) for text in re.findall(r"^```text\n(\{.*?\})\n```$", page, re.MULTILINE | re.DOTALL)]
+    assert ["schema", *names] in [list(document) for document in shown]
 
 
 # The JSON contract: keys may be added, none may go.
@@ -249,7 +278,7 @@ def test_install_md_has_a_reason_for_every_dependency() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     for requirement in setup["options"]["install_requires"].split():
         assert f"| {requirement.replace('>=', ' >= ')} |" in page
-    for extra in ("test", "lint"):
+    for extra in ("test", "lint", "docs"):
         for requirement in setup["options.extras_require"][extra].split():
             assert requirement.replace(">=", " >= ") in page
 
