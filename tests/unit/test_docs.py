@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -145,6 +146,12 @@ def test_a_wrong_command_line_would_be_noticed() -> None:
     for line in ("htcebridge no-such", "htcebridge demand --no-such", "x/htcebridge -q pressure onse > y"):
         answer = CliRunner().invoke(cli, [*(words_after(line, "htcebridge") or []), "--help"])
         assert answer.exit_code == 2, line
+
+
+@pytest.mark.parametrize("block", of("sh"))
+def test_a_shell_block_is_shell(block: Block) -> None:
+    done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
+    assert not done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("arguments", commands("make"))
