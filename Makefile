@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 SUITES ?= trixie forky
 TESTBED := $(PYTHON) -m tests.testbed
 
-.PHONY: help demo test unit e2e soak lint bench testbed-up testbed-down wheel deb rpm clean
+.PHONY: help demo test unit e2e soak lint bench docs plots testbed-up testbed-down wheel deb rpm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,14 @@ lint: prepared ## ruff, mypy, shellcheck
 
 bench: prepared ## the benchmarks, on a testbed
 	$(PYTHON) -m benchmarks
+
+docs: prepared ## the docs as pages, in build/site; a dead link is an error
+	$(PYTHON) docs/generate.py
+	$(VENV)/bin/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
+
+plots: prepared ## the plots in docs/images, with the commands of docs/how-it-decides.md
+	grep -hE '^htcebridge simulate .*--plot docs/images/' docs/*.md | sed 's|^|$(VENV)/bin/|' | bash -ex
 
 testbed-up: prepared ## start a testbed (SUITE=trixie NODES=2)
 	$(TESTBED) up --suite $(or $(SUITE),trixie) --nodes $(or $(NODES),2)

@@ -7,9 +7,10 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 import htcebridge
+from htcebridge import history
+from htcebridge.accounting import JobRecord, PilotRecord
 from htcebridge.cli import cli
 from htcebridge.config import Config
 from htcebridge.config_example import example
@@ -140,6 +143,12 @@ def test_a_wrong_command_line_would_be_noticed() -> None:
         assert answer.exit_code == 2, line
 
 
+@pytest.mark.parametrize("block", of("sh"))
+def test_a_shell_block_is_shell(block: Block) -> None:
+    done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
+    assert not done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("arguments", commands("make"))
 def test_a_make_target_of_the_docs_exists(arguments: list[str]) -> None:
     targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -159,6 +168,28 @@ def test_a_toml_block_is_a_configuration_or_part_of_one(block: Block) -> None:
     raw = tomllib.loads(block.text)
     base = {} if "tier1" in raw else tomllib.loads(example())
     assert Config.model_validate({**base, **raw})
+
+
+def test_the_sql_of_the_docs_runs_on_a_history(tmp_path: Path) -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    statements = re.findall(r'^sqlite3 \S+ "(SELECT .*)"$', text, re.MULTILINE)
+    assert statements
+    history.prune(tmp_path / "history.sqlite", now=0, detail_s=0, keep_s=0)
+    with history.reading(tmp_path / "history.sqlite") as database:
+        for statement in statements:
+            assert database.execute(statement).fetchall() == []
+
+
+@pytest.mark.parametrize("kind", [JobRecord, PilotRecord])
+def test_accounting_md_has_every_field_of_a_record(kind: type[JobRecord] | type[PilotRecord]) -> None:
+    page = (ROOT / "docs" / "accounting.md").read_text(encoding="utf-8")
+    names = [field.name for field in fields(kind)]
+    explained = {
+        name for cell in re.findall(r"^\| (`.+?`) \|", page, re.MULTILINE) for name in cell.strip("`").split("`, `")
+    }
+    assert set(names) <= explained
+    shown = [json.loads(text) for text in re.findall(r"^```text\n(\{.*?\})\n```$", page, re.MULTILINE | re.DOTALL)]
+    assert ["schema", *names] in [list(document) for document in shown]
 
 
 # The JSON contract: keys may be added, none may go.
@@ -249,7 +280,7 @@ def test_install_md_has_a_reason_for_every_dependency() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     for requirement in setup["options"]["install_requires"].split():
         assert f"| {requirement.replace('>=', ' >= ')} |" in page
-    for extra in ("test", "lint"):
+    for extra in ("test", "lint", "docs"):
         for requirement in setup["options.extras_require"][extra].split():
             assert requirement.replace(">=", " >= ") in page
 
