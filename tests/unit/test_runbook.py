@@ -32,7 +32,7 @@ def said() -> tuple[str, ...]:
                 parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
                 texts.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                texts.append(node.value)
+                texts.append(node.value.replace("%s", "\0"))  # the log's own values
     return tuple(texts)
 
 
@@ -90,8 +90,6 @@ def test_slurms_reasons_mean_what_the_page_says(kind: str, wait: Wait) -> None:
 
 
 def test_every_alert_has_its_section() -> None:
-    if not ALERTS.is_file():
-        pytest.skip("no alerts yet")
     text = ALERTS.read_text(encoding="utf-8")
     wanted = [re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower() for name in re.findall(r"- alert: (\w+)", text)]
     sections = re.findall(r"^### (htcebridge-[\w-]+)$", PAGE, re.MULTILINE)
