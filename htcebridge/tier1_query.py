@@ -292,9 +292,17 @@ _HISTORY_PROJECTION = [
 
 
 def _job_row(request: dict[str, Any], ad: Any) -> dict[str, Any]:
+    import classad2
+
     def text(*names: str) -> str:
         values = (ad.eval(name) for name in names if name in ad)
         return next((str(value) for value in values if isinstance(value, (str, float))), "")
+
+    def specs(name: str) -> str:
+        found = ad.eval(name) if name in ad else None
+        if not isinstance(found, classad2.ClassAd):
+            return ""
+        return ",".join(f"{key}={value:g}" for key, value in sorted(found.items()) if isinstance(value, (int, float)))
 
     def whole(*names: str) -> int:
         return next((number for name in names if (number := _number(ad, name)) > 0), 0)
@@ -325,7 +333,7 @@ def _job_row(request: dict[str, Any], ad: Any) -> dict[str, Any]:
         "starts": whole("NumShadowStarts"),
         "status": _STATUS.get(_number(ad, "JobStatus"), str(ad.get("JobStatus"))),
         "exit_code": int(ad["ExitCode"]) if isinstance(ad.get("ExitCode"), int) else None,
-        "apel_specs": text("MachineAttrApelSpecs0"),
+        "apel_specs": specs("MachineAttrApelSpecs0"),
         "apel_scaling": text("MachineAttrApelScaling0"),
     }
 

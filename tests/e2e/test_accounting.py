@@ -17,7 +17,8 @@ pytestmark = pytest.mark.testbed
 
 def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:
     """Jobs of two VOs; one is preempted and runs again. Every second in the records is in the two others' books."""
-    chain.configure(PATIENT.replace('idle_timeout = "10m"', 'idle_timeout = "5s"'))
+    apel = "apel_specs = { HEPscore23 = 12.5 }\napel_scaling = 1.25\n"
+    chain.configure(PATIENT.replace('idle_timeout = "10m"', 'idle_timeout = "5s"') + apel)
     begun = int(chain.bed.on("edge", ["date", "+%s"]).stdout)
     short = chain.submit(cpus=2, seconds=3, does="timeout 3 yes > /dev/null")
     short += chain.submit("ce02", user="atlpil001", count=2, seconds=3)
@@ -36,7 +37,8 @@ def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:
         return chain.done(long) and not chain.slurm_jobs() and len(pilots(chain)) == 2
 
     wait_until(settled, 150, "the long job has run again, and both pilots are in the history")
-    wait_until(lambda: len(jobs(chain)) == 4, 60, "all jobs are in their schedds' histories")
+    # A completed job leaves the queue with its schedd's next look at LeaveJobInQueue (PERIODIC_EXPR_INTERVAL, 60 s).
+    wait_until(lambda: len(jobs(chain)) == 4, 150, "all jobs are in their schedds' histories")
 
     wanted = ("LastRemoteWallClockTime", "RemoteWallClockTime", "RemoteUserCpu", "CompletionDate", "MachineAttrCpus0")
     booked: dict[str, list[int]] = {}
@@ -55,6 +57,7 @@ def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:
     assert preempted["wall_all_s"] > preempted["wall_s"] >= 14
     assert {(each["site"], each["resource"], each["status"]) for each in records} == {("leonardo", "dcgp", "completed")}
     assert {each["ce_job_id"] for each in records} == {job.id for job in short + long}
+    assert {(each["apel_specs"], each["apel_scaling"]) for each in records} == {("HEPscore23=12.5", "1.25")}
 
     sacct = ["sacct", "-X", "-n", "-P", "-S", "now-1hour", "-o", "JobID,ElapsedRaw,CPUTimeRAW,State"]
     accounted = {}
