@@ -23,7 +23,6 @@ from htcebridge.report_page import page
 from htcebridge.report_queries import read
 from tests.e2e.browser import Browser, browser
 from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, RUNNING, STATE, Chain, wait_until
-from tests.e2e.conftest import SUITES
 
 pytestmark = pytest.mark.testbed
 
@@ -55,8 +54,6 @@ return [...document.querySelectorAll(arguments[0])].filter((e) => e.getClientRec
 });
 """
 TEXTS = "h1, h2, p, dt, dd, small, th, td, a, summary, figcaption, .key, .node, .plot text"
-
-once = pytest.mark.skipif(SUITES[0] != "trixie", reason="once is enough: nothing of the suite is in it")
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +99,6 @@ def pilots(seen: Browser) -> list[str]:
     return list(seen.asks("return [...document.querySelectorAll('.pilot title')].map(e => e.textContent)"))
 
 
-@once
 def test_what_a_bad_page_does_would_be_noticed(chromium: Browser, tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     policy = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'">"""
@@ -196,7 +192,6 @@ def copied_history_is_served_live(chain: Chain, seen: Browser, tmp_path: Path) -
 # --------------------------------------------------------------------------- a full month
 
 
-@once
 def test_a_month_of_36000_pilots_is_one_small_page_for_pointer_keyboard_and_paper(
     chromium: Browser, tmp_path: Path
 ) -> None:
