@@ -205,12 +205,14 @@ def cycle(config: Config, lock: ControllerLock, record: Path | None = None) -> C
 def _kept(
     config: Config, found: Look, memory: Memory, plan_id: str, began: float, problems: list[str], code: ExitCode
 ) -> CycleResult:
-    """Remember, count and record. A history that cannot be written is said, and the exit code is not its business."""
+    """Remember, count and record. A history that cannot be written is said; the rest was done."""
     seconds = time.monotonic() - began
     memory, unwritten = recording.keep(
         config, found.before, memory, found.situation, found.plan, plan_id, seconds, len(problems)
     )
     remember(config, memory)
+    if unwritten and code is ExitCode.OK:
+        code = ExitCode.PROBLEM
     return CycleResult(found.plan, plan_id, (*problems, *unwritten), code, seconds, found.situation, memory)
 
 

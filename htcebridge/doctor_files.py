@@ -12,12 +12,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from htcebridge import doctor_judge, marks, pilot
+from htcebridge import doctor_judge, history, marks, pilot
 from htcebridge.config import Config
 from htcebridge.doctor import Check, Finding, Status, finding
 from htcebridge.doctor_judge import DirectoryFacts
 from htcebridge.errors import BridgeError, ConfigError
 from htcebridge.slurm import Slurm
+from htcebridge.units import plural
 
 _POLL_S = 1.0
 # A node's file is seen here once the client of a network file system looks again (NFS: acdirmax 60 s).
@@ -30,7 +31,54 @@ def checks(config: Config, now: float, timeout_s: float) -> list[Check]:
         Check("directory", ", ".join(names), partial(_directory, key, path, ", ".join(names), now), timeout_s)
         for (key, path), names in _directories(config).items()
     ]
-    return [*found, Check("directory", "state_dir", partial(_state_dir, config), timeout_s)]
+    return [
+        *found,
+        Check("directory", "state_dir", partial(_state_dir, config), timeout_s),
+        Check("records", "history", partial(_history, config), timeout_s),
+        *(Check("records", what, partial(_written, *where), timeout_s) for what, where in _records(config).items()),
+    ]
+
+
+def _history(config: Config) -> Finding:
+    """What the reports rest on: there and readable, or still to be begun where it can be."""
+    path = history.path_of(config)
+    if not path.exists():
+        return _begun(path) or Finding("records", "history", Status.OK, f"{path}: the first cycle begins it")
+    try:
+        with history.reading(path) as database:
+            cycles = database.execute("SELECT count(*) FROM cycles").fetchone()[0]
+    except history.HistoryError as error:
+        return Finding("records", "history", Status.FAIL, str(error), "the controller goes on without it meanwhile")
+    if not os.access(path, os.W_OK):
+        return Finding("records", "history", Status.FAIL, f"{path}: not writable here", "see its owner and mode")
+    return Finding("records", "history", Status.OK, f"{path}: {plural(cycles, 'cycle')}")
+
+
+def _begun(path: Path) -> Finding | None:
+    """A fault where a new history would be made."""
+    above = next(parent for parent in path.parents if parent.exists())
+    if above.is_dir() and os.access(above, os.W_OK):
+        return None
+    return Finding("records", "history", Status.FAIL, f"{above}: no file can be made in it", "see history.file")
+
+
+def _records(config: Config) -> dict[str, tuple[str, str, bool]]:
+    """What else the controller writes, where the configuration wants it: line -> key, path, whether it is a file."""
+    wanted = {
+        "metrics": ("metrics.textfile_directory", config.metrics.textfile_directory, False),
+        "log": ("log.file", config.log.file, True),
+    }
+    return {what: (key, path, is_file) for what, (key, path, is_file) in wanted.items() if path}
+
+
+def _written(key: str, path: str, is_file: bool) -> Finding:
+    what = key.partition(".")[0]
+    place = pilot.expand(path, key)
+    target = place if place.exists() else place.parent if is_file else place
+    if target.is_dir() == (target != place or not is_file) and os.access(target, os.W_OK):
+        return Finding("records", what, Status.OK, f"{place}: can be written")
+    wrong = "cannot be written" if target.exists() else "is not there"
+    return Finding("records", what, Status.FAIL, f"{key}: {target}: {wrong}", f"make it, or change {key}")
 
 
 def _directories(config: Config) -> dict[tuple[str, str], list[str]]:

@@ -255,9 +255,11 @@ def _opened(path: Path, write: bool) -> Iterator[sqlite3.Connection]:
         # Read only by a pragma, not by mode=ro: in WAL mode a reader may have to make the -shm file.
         connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
         with closing(connection) as database:
-            _check(path, database)
+            begun = _check(path, database)
             if write:
                 _prepare(database)
+            elif not begun:
+                raise UnusableHistory(f"{path}: is empty: no history yet")
             else:
                 database.execute("PRAGMA query_only = ON")
             yield database
@@ -267,7 +269,8 @@ def _opened(path: Path, write: bool) -> Iterator[sqlite3.Connection]:
         raise HistoryError(f"{path.parent}: cannot be made: {error.strerror}; see history.file") from None
 
 
-def _check(path: Path, database: sqlite3.Connection) -> None:
+def _check(path: Path, database: sqlite3.Connection) -> bool:
+    """Whether anything is in it. Raises UnusableHistory."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
     application = database.execute("PRAGMA application_id").fetchone()[0]
     if version > VERSION and application == _APPLICATION:
@@ -278,6 +281,7 @@ def _check(path: Path, database: sqlite3.Connection) -> None:
     empty = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     if application != _APPLICATION and not empty:
         raise UnusableHistory(f"{path}: is a database of something else; set history.file to another path")
+    return not empty
 
 
 def _prepare(database: sqlite3.Connection) -> None:

@@ -39,6 +39,7 @@ _form_option = click.option(
 )
 _output_option = click.option(
     "--output",
+    "-o",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write to FILE, whole or not at all. Default: standard output.",
@@ -79,6 +80,8 @@ def _write(records: Sequence[Any], kind: type[Any], form: str, output: Path | No
     text = _FORMS[form](records, [field.name for field in fields(kind)])
     if output is None:
         click.echo(text, nl=False)
+        if not records:
+            click.echo("htcebridge: no record in this period", err=True)
         return
     write_file(output, text)
     click.echo(f"{output}: {plural(len(records), 'record')}", err=True)

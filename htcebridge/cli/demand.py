@@ -60,13 +60,13 @@ def command(
 
     chosen((), _row, KEYS, filters, sort, reverse)  # a wrong key is said before anybody is asked
     if watch is not None and not as_json:
-        show(lambda: _picture(config, read()), watch)
+        show(lambda: _picture(config, read(), bool(filters)), watch)
     with busy(f"asking the collector {config.tier1.collector} and its schedds"):
         demand = read()
     if as_json:
         print_json(as_document(config, demand, time.time()))
     else:
-        show(lambda: _picture(config, demand), None)
+        show(lambda: _picture(config, demand, bool(filters)), None)
     if not any(schedd.ok for schedd in last[0].schedds):
         return ExitCode.TEMPFAIL
     return ExitCode.OK if last[0].complete else ExitCode.PROBLEM
@@ -131,7 +131,7 @@ _COLUMNS = (
 _REASONS = 20
 
 
-def _picture(config: Config, demand: Demand) -> RenderableType:
+def _picture(config: Config, demand: Demand, filtered: bool = False) -> RenderableType:
     rows = [
         (
             (str(group.idle), "bold" if group.idle else ""),
@@ -148,7 +148,8 @@ def _picture(config: Config, demand: Demand) -> RenderableType:
         for group in demand.groups
     ]
     title = f"Jobs granted {config.grant.value!r} in the pool of {config.tier1.collector}"
-    nothing = Note(f"No job carries the grant {config.grant.value!r}.", indent=0)
+    what = f"carries the grant {config.grant.value!r}"
+    nothing = Note(f"No job {what}, or none that --filter lets through." if filtered else f"No job {what}.", indent=0)
     totals = as_document(config, demand, 0)["totals"]
     unmatched = [line for group in demand.groups if not group.resources and group.idle for line in _reasons(group)]
     answered = [schedd for schedd in demand.schedds if schedd.ok]

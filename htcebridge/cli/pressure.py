@@ -66,12 +66,12 @@ def once(app: App, record: Path | None) -> int:
     with ControllerLock(config) as lock:
         loop.wait_for_min_interval(config)
         result = controller.cycle(config, lock, record)
-        problems = (*result.problems, *metrics.write_textfile(config, result))
+        unwritten = metrics.write_textfile(config, result)
     if app.verbosity >= 0 and not result.plan.held:
         show(lambda: _picture(result.plan), None)
-    for problem in problems:
+    for problem in (*result.problems, *unwritten):
         click.echo(f"htcebridge: {problem}", err=True)
-    return result.exit_code
+    return ExitCode.PROBLEM if unwritten and result.exit_code is ExitCode.OK else result.exit_code
 
 
 @command.command()

@@ -58,8 +58,11 @@ def command(
 ) -> int:
     """Show what pilots and cores were used for in a period, and what was lost and wasted.
 
-    Reads only the history that `pressure once` and `run` write; nothing is asked of Slurm or HTCondor.
+    Reads only the history that `pressure once` and `run` write; nothing is asked of Slurm or HTCondor. Core-hours are
+    known by the hour: the period is widened to whole hours. Jobs are counted when their pilot has ended.
     """
+    if as_json and form not in ("table", "json"):
+        raise click.UsageError(f"--json and --format {form} contradict each other")
     now = time.time()
     period = the_period(since, until, now)
     name, path = (file.name.partition(".")[0], file) if file else _configured(app)

@@ -571,3 +571,35 @@ def test_the_lines_fit_100_columns_and_are_told_apart_without_colour(capsys: pyt
     assert rows[0].startswith("FAIL  schedd")
     assert "[in 20 s]" in "".join(rows)
     assert rows[-1].strip() == "2 checks: 1 ok, 0 warnings, 1 failed, 0 not checked"
+
+
+# --------------------------------------------------------------------------- what the controller writes
+
+
+def test_what_the_controller_cannot_write_is_told(tmp_path: Path) -> None:
+    def told(**tables: dict[str, str]) -> dict[str, tuple[str, str]]:
+        raw = {"tier1": {"collector": "c"}, "pressure": {"state_dir": str(tmp_path / "state")}, **tables}
+        checks = doctor_files.checks(Config.model_validate(raw), 0.0, 5.0)
+        found = doctor.run([check for check in checks if check.name == "records"])
+        return {each.about: (each.status.value, each.said) for each in found}
+
+    assert told()["history"][0] == "ok"
+    (tmp_path / "text").write_text("no database " * 100)
+    broken = told(
+        history={"file": str(tmp_path / "text")},
+        metrics={"textfile_directory": str(tmp_path / "none")},
+        log={"file": str(tmp_path / "none" / "x.log")},
+    )
+    assert {about: status for about, (status, _) in broken.items()} == dict.fromkeys(
+        ("history", "metrics", "log"), "fail"
+    )
+    assert "is damaged or no history" in broken["history"][1]
+    assert broken["metrics"][1] == f"metrics.textfile_directory: {tmp_path}/none: is not there"
+    assert broken["log"][1] == f"log.file: {tmp_path}/none: is not there"
+    good = told(
+        history={"file": str(tmp_path / "new.sqlite")},
+        metrics={"textfile_directory": str(tmp_path)},
+        log={"file": str(tmp_path / "x.log")},
+    )
+    assert {status for status, _ in good.values()} == {"ok"}
+    assert not (tmp_path / "new.sqlite").exists()

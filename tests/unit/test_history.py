@@ -205,6 +205,10 @@ def test_no_history_yet_is_a_sentence(path: Path) -> None:
     with pytest.raises(HistoryError, match="no history yet"):
         rows(path, "SELECT 1")
     assert not path.exists()
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(UnusableHistory, match="is empty: no history yet"):
+        rows(path, "SELECT 1")
 
 
 def record_for_ever(path: Path) -> None:

@@ -382,15 +382,16 @@ def test_metrics_that_break_do_not_end_the_controller(
     assert "Traceback" in caplog.text
 
 
-def test_once_says_that_the_file_is_not_written_and_ends_as_it_would(
+def test_once_says_that_the_file_is_not_written_and_ends_with_1(
     written: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, htcebridge_command: Callable[..., object]
 ) -> None:
     monkeypatch.setattr(controller, "cycle", lambda *_: replace(result(situation()), problems=()))
     monkeypatch.setattr(pressure.loop, "wait_for_min_interval", lambda _: None)
     said = htcebridge_command("--config", tmp_path / "htcebridge.toml", "pressure", "once")
-    assert said.code == 0, said  # type: ignore[attr-defined]
+    assert said.code == 1, said  # type: ignore[attr-defined]
     assert "no such directory" in said.err  # type: ignore[attr-defined]
     (tmp_path / "textfile").mkdir()
     said = htcebridge_command("--config", tmp_path / "htcebridge.toml", "pressure", "once")
+    assert said.code == 0, said  # type: ignore[attr-defined]
     assert "no such directory" not in said.err  # type: ignore[attr-defined]
     assert (tmp_path / "textfile" / "htcebridge-leonardo.prom").is_file()
