@@ -27,8 +27,8 @@ def list_options(command: Command) -> Command:
             "filters",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Only rows with this value of a key of the JSON; * stands for any text. Numbers also with >, <, >=, <=; "
-            "!= for all others. Several must all hold. Totals are of what is shown.",
+            help="Only rows with this value of a key of the JSON; * stands for any text. Numbers also with >, <, >=, "
+            "<=; != for all others. Several must all hold. Totals are of what is shown.",
         ),
     ):
         command = option(command)
