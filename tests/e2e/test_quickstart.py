@@ -121,6 +121,7 @@ def typist(chain: Chain) -> Iterator[Typist]:
     files = (f"{CE_D}/60-htcebridge.conf", f"{POOL_D}/60-htcebridge.conf")
     theirs = {path: bed.read("ce01", path) for path in files}
     bed.on("ce01", ["rm", "-f", *files])
+    bed.on("edge", ["rm", "-rf", "htcebridge"], user="leo")  # what another test on this bed has left there
     reconfigure(bed)
     wheels = sorted(wheelhouse(PROJECT, bed.suite).glob("*.whl"))
     for host, home in (("ce01", HOMES["root"]), ("edge", HOMES["leo"])):
