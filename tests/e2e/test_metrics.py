@@ -142,7 +142,7 @@ def test_every_panel_and_rule_gets_an_answer_from_a_real_prometheus(chain: Chain
     (nowhere,) = chain.submit(ce="ce02", user="atlpil001", cpus=200)
     wait_until(lambda: None not in chain.states([*jobs, nowhere]), 60, "the jobs are in the Tier-1 schedds")
     # Nobody has made the directory: the cycle does its work, and says so.
-    said = chain.htcebridge("pressure", "once").said
+    said = chain.htcebridge("pressure", "once", expect=1).said
     assert f"metrics are not written: {TEXTFILES}: no such directory" in said
     chain.bed.on("edge", ["mkdir", TEXTFILES], user="leo")
     scraped = Scraped(chain, cycles=1)
