@@ -31,54 +31,55 @@ def checks(config: Config, now: float, timeout_s: float) -> list[Check]:
         Check("directory", ", ".join(names), partial(_directory, key, path, ", ".join(names), now), timeout_s)
         for (key, path), names in _directories(config).items()
     ]
+    records = (("metrics", _textfile, config.metrics.textfile_directory), ("log", _log, config.log.file))
     return [
         *found,
         Check("directory", "state_dir", partial(_state_dir, config), timeout_s),
         Check("records", "history", partial(_history, config), timeout_s),
-        *(Check("records", what, partial(_written, *where), timeout_s) for what, where in _records(config).items()),
+        *(Check("records", what, partial(look, path), timeout_s) for what, look, path in records if path),
     ]
 
 
 def _history(config: Config) -> Finding:
-    """What the reports rest on: there and readable, or still to be begun where it can be."""
+    """What the reports rest on: there and usable, or still to be begun where it can be."""
     path = history.path_of(config)
     if not path.exists():
-        return _begun(path) or Finding("records", "history", Status.OK, f"{path}: the first cycle begins it")
+        above = look_at(_nearest(path), 0)
+        wrong = f"{above.path}: {above.error}" if above.error else ""
+        return _record("history", wrong, "see history.file", f"{path}: the first cycle begins it")
     try:
         with history.reading(path) as database:
             cycles = database.execute("SELECT count(*) FROM cycles").fetchone()[0]
     except history.HistoryError as error:
-        return Finding("records", "history", Status.FAIL, str(error), "the controller goes on without it meanwhile")
-    if not os.access(path, os.W_OK):
-        return Finding("records", "history", Status.FAIL, f"{path}: not writable here", "see its owner and mode")
-    return Finding("records", "history", Status.OK, f"{path}: {plural(cycles, 'cycle')}")
+        return _record("history", str(error), "the controller goes on without it meanwhile", "")
+    return _record("history", _not_writable(path), "see its owner and mode", f"{path}: {plural(cycles, 'cycle')}")
 
 
-def _begun(path: Path) -> Finding | None:
-    """A fault where a new history would be made."""
-    above = next(parent for parent in path.parents if parent.exists())
-    if above.is_dir() and os.access(above, os.W_OK):
-        return None
-    return Finding("records", "history", Status.FAIL, f"{above}: no file can be made in it", "see history.file")
+def _textfile(path: str) -> Finding:
+    """Where node_exporter looks."""
+    facts = look_at(pilot.expand(path, "metrics.textfile_directory"), 0)
+    wrong = f"{facts.path}: {facts.error or 'is not there'}" if facts.error or not facts.exists else ""
+    return _record("metrics", wrong, "make it, or change metrics.textfile_directory", f"{facts.path}: can be written")
 
 
-def _records(config: Config) -> dict[str, tuple[str, str, bool]]:
-    """What else the controller writes, where the configuration wants it: line -> key, path, whether it is a file."""
-    wanted = {
-        "metrics": ("metrics.textfile_directory", config.metrics.textfile_directory, False),
-        "log": ("log.file", config.log.file, True),
-    }
-    return {what: (key, path, is_file) for what, (key, path, is_file) in wanted.items() if path}
+def _log(path: str) -> Finding:
+    """Without its file the controller does not start."""
+    file = pilot.expand(path, "log.file")
+    above = look_at(file.parent, 0)
+    wrong = _not_writable(file) if file.exists() else above.error
+    if not above.exists:
+        wrong = f"{above.path}: is not there"
+    elif file.is_dir():
+        wrong = f"{file}: is a directory"
+    return _record("log", wrong, "make it, or change log.file", f"{file}: can be written")
 
 
-def _written(key: str, path: str, is_file: bool) -> Finding:
-    what = key.partition(".")[0]
-    place = pilot.expand(path, key)
-    target = place if place.exists() else place.parent if is_file else place
-    if target.is_dir() == (target != place or not is_file) and os.access(target, os.W_OK):
-        return Finding("records", what, Status.OK, f"{place}: can be written")
-    wrong = "cannot be written" if target.exists() else "is not there"
-    return Finding("records", what, Status.FAIL, f"{key}: {target}: {wrong}", f"make it, or change {key}")
+def _record(what: str, wrong: str, fix: str, fine: str) -> Finding:
+    return Finding("records", what, Status.FAIL, wrong, fix) if wrong else Finding("records", what, Status.OK, fine)
+
+
+def _not_writable(path: Path) -> str:
+    return "" if os.access(path, os.W_OK) else f"{path}: cannot be written by this user"
 
 
 def _directories(config: Config) -> dict[tuple[str, str], list[str]]:
@@ -161,13 +162,15 @@ def _newest_log(logs: Path, now: float) -> float | None:
 
 def _state_dir(config: Config) -> Finding:
     path = pilot.expand(config.pressure.state_dir, "pressure.state_dir")
-    there = path
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    facts = look_at(there, 0)
+    facts = look_at(_nearest(path), 0)
     key = "pressure.state_dir"
     facts = DirectoryFacts(str(path), path.is_dir(), above=True, error=facts.error, free_mb=facts.free_mb)
     return doctor_judge.directory("state_dir", key, facts, shared=False)
+
+
+def _nearest(path: Path) -> Path:
+    """It, or the first directory above it that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 # --------------------------------------------------------------------------- a small job

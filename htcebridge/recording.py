@@ -99,8 +99,9 @@ def _demand(situation: Situation, vo_name: Callable[[str], str]) -> Demand:
 
 def _busy(before: Memory, id_: str, vo_name: Callable[[str], str]) -> Mapping[str, int]:
     sums: Counter[str] = Counter()
-    for vo, cores in before.pilots[id_].busy_by_vo.items() if id_ in before.pilots else ():
-        sums[vo_name(vo)] += cores
+    if id_ in before.pilots:
+        for vo, cores in before.pilots[id_].busy_by_vo.items():
+            sums[vo_name(vo)] += cores
     return dict(sums)
 
 

@@ -594,8 +594,8 @@ def test_what_the_controller_cannot_write_is_told(tmp_path: Path) -> None:
         ("history", "metrics", "log"), "fail"
     )
     assert "is damaged or no history" in broken["history"][1]
-    assert broken["metrics"][1] == f"metrics.textfile_directory: {tmp_path}/none: is not there"
-    assert broken["log"][1] == f"log.file: {tmp_path}/none: is not there"
+    assert broken["metrics"][1] == broken["log"][1] == f"{tmp_path}/none: is not there"
+    assert told(log={"file": str(tmp_path)})["log"] == ("fail", f"{tmp_path}: is a directory")
     good = told(
         history={"file": str(tmp_path / "new.sqlite")},
         metrics={"textfile_directory": str(tmp_path)},
