@@ -33,7 +33,7 @@ print(len(rows))
 QUERY = """
 import sys, time
 import htcondor2
-from htcebridge import tier1_query
+from htcebridge.tier1 import query
 collector = htcondor2.Collector("tier1.cr.example.org:9618")
 wanted = ["Name", "MyAddress", "CondorVersion"]
 (ad,) = collector.query(htcondor2.AdType.Schedd, 'Machine == "ce01.cr.example.org"', wanted)

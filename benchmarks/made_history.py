@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from htcebridge import history
+from htcebridge.history import store
+from htcebridge.history.usage import Use
 from htcebridge.model import Outcome, Plan
-from htcebridge.usage import Use
 
 HOUR_S = 3600
 MINUTE_S = 60
@@ -56,7 +56,7 @@ class Made:
 
 def make(path: Path, days: int, until: int, per_hour: int = 50, seed: int = 1) -> int:
     """Write it; `until` is its end in seconds since the epoch. Returns how many pilots are in it."""
-    history.record(path, history.Cycle(until, "last", 0.5, Plan({}, held="made")))
+    store.record(path, store.Cycle(until, "last", 0.5, Plan({}, held="made")))
     pilots = list(_pilots(until - days * 86400, until, per_hour, random.Random(seed)))  # noqa: S311  no secret
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM cycles")

@@ -9,14 +9,14 @@ from dataclasses import replace
 from statistics import median
 
 from benchmarks.planner_scale import GROUPS, JOBS, NOW, PILOTS, situation
-from htcebridge import metrics
-from htcebridge.config import Config
-from htcebridge.config_example import example
-from htcebridge.controller import CycleResult
-from htcebridge.memory import Memory
+from htcebridge.config.example import example
+from htcebridge.config.tables import Config
+from htcebridge.controller.cycle import CycleResult
+from htcebridge.history.usage import Use
+from htcebridge.metrics import export
 from htcebridge.model import Cut, Outcome
-from htcebridge.planner import plan
-from htcebridge.usage import Use
+from htcebridge.plan.planner import plan
+from htcebridge.state.memory import Memory
 
 ROUNDS = 21
 
@@ -40,7 +40,7 @@ def _measured(groups: int, pilots: int, resources: int) -> tuple[float, int]:
     text = b""
     for _ in range(ROUNDS):
         began = time.process_time()
-        text = metrics.render(config, result, {("controller", ""): NOW})
+        text = export.render(config, result, {("controller", ""): NOW})
         times.append(time.process_time() - began)
     return median(times), sum(not line.startswith(b"#") for line in text.splitlines())
 

@@ -25,7 +25,7 @@ from htcebridge.model import (
     SlurmJob,
     Startd,
 )
-from htcebridge.planner import plan
+from htcebridge.plan.planner import plan
 from htcebridge.simulation.random_streams import stream
 
 GROUPS, PILOTS, JOBS = 300, 2000, 100_000

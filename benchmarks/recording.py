@@ -9,10 +9,11 @@ from dataclasses import replace
 from statistics import median
 
 from benchmarks.planner_scale import GROUPS, JOBS, situation
-from htcebridge import planner, recording
-from htcebridge.config import Config
-from htcebridge.memory import Memory, Seen
+from htcebridge.config.tables import Config
+from htcebridge.history import recording
 from htcebridge.model import EndedPilot, Outcome, Situation
+from htcebridge.plan import planner
+from htcebridge.state.memory import Memory, Seen
 
 CYCLES = 40
 TURNOVER = 20

@@ -15,7 +15,10 @@ import annotated_types
 import tomli_w
 from pydantic.fields import FieldInfo
 
-from htcebridge import config, config_data, config_pilot, config_types, metrics_table
+from htcebridge.config import data, resource
+from htcebridge.config import tables as config_tables
+from htcebridge.config import types as config_types
+from htcebridge.metrics import table as metrics_table
 
 TARGET = Path(__file__).with_name("configuration.md")
 METRICS = Path(__file__).with_name("metrics.md")
@@ -45,37 +48,41 @@ _NAMED: tuple[tuple[Any, str], ...] = (
 _PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", date: "date", timedelta: "duration"}
 
 TABLES: tuple[tuple[str, type[config_types.Table], str], ...] = (
-    ("[tier1]", config.Tier1, "Read by the controller; `collector` goes into the pilots, too. Required."),
-    ("[grant]", config.Grant, "Goes into the CE route, the demand query and the pilots' START."),
-    ("[[vo]]", config.VO, "One table for each VO. Goes into the CE route. Without any there is no route."),
-    ("[[site]]", config.Site, "One table for each further HPC that the same CEs serve. Goes into the CE route."),
-    ("[routes]", config.Routes, "The parts of the CE's policy: see [routes.md](routes.md). Goes into the CE's files."),
-    ("[demand]", config.Demand, "Read by the controller and by the pilots' START."),
-    ("[pressure]", config.Pressure, "Read by the controller; `instance` goes into the pilots, too."),
-    ("[history]", config.History, "Written by the controller, read for reports."),
-    ("[metrics]", config.Metrics, "Read by the controller: see [metrics.md](metrics.md)."),
-    ("[log]", config.Log, "Read by `pressure once`, `run` and `stop`, when they start."),
+    ("[tier1]", config_tables.Tier1, "Read by the controller; `collector` goes into the pilots, too. Required."),
+    ("[grant]", config_tables.Grant, "Goes into the CE route, the demand query and the pilots' START."),
+    ("[[vo]]", config_tables.VO, "One table for each VO. Goes into the CE route. Without any there is no route."),
+    ("[[site]]", config_tables.Site, "One table for each further HPC that the same CEs serve. Goes into the CE route."),
+    (
+        "[routes]",
+        config_tables.Routes,
+        "The parts of the CE's policy: see [routes.md](routes.md). Goes into the CE's files.",
+    ),
+    ("[demand]", config_tables.Demand, "Read by the controller and by the pilots' START."),
+    ("[pressure]", config_tables.Pressure, "Read by the controller; `instance` goes into the pilots, too."),
+    ("[history]", config_tables.History, "Written by the controller, read for reports."),
+    ("[metrics]", config_tables.Metrics, "Read by the controller: see [metrics.md](metrics.md)."),
+    ("[log]", config_tables.Log, "Read by `pressure once`, `run` and `stop`, when they start."),
     (
         "[pilot]",
-        config_pilot.PilotSettings,
+        resource.PilotSettings,
         "Shared by all resources. A resource inherits each key that it does not set itself. The CE route takes "
         "`default_walltime` from here alone, whatever a resource says.",
     ),
     (
         "[connectivity.NAME]",
-        config_pilot.Endpoint,
+        resource.Endpoint,
         "One table for each place on the network beside the collector. Goes into the pilots' checks.",
     ),
     (
         "[data]",
-        config_data.Data,
+        data.Data,
         "Goes into the pilots: see [pilot.md](pilot.md#data). Each door is looked at by the pilots' checks, too.",
     ),
-    ("[[data.read]]", config_data.Door, "One table for each door or proxy, in the order in which jobs try them."),
-    ("[data.write]", config_data.Output, "The keys of `[[data.read]]`, and what CMS stages out with."),
+    ("[[data.read]]", data.Door, "One table for each door or proxy, in the order in which jobs try them."),
+    ("[data.write]", data.Output, "The keys of `[[data.read]]`, and what CMS stages out with."),
     (
         "[resource.NAME]",
-        config_pilot.Resource,
+        resource.Resource,
         "One table for each kind of node. New nodes are taken from the resources that waste least "
         "([how it decides](how-it-decides.md#which-resource)); of equals the first is taken. Every key of `[pilot]` "
         "may stand here as well and wins over it.",
@@ -85,7 +92,7 @@ TABLES: tuple[tuple[str, type[config_types.Table], str], ...] = (
 _HEAD = """\
 # Configuration
 
-<!-- Written by docs/generate.py from htcebridge/config*.py. Edit those, then: python docs/generate.py -->
+<!-- Written by docs/generate.py from htcebridge/config/*.py. Edit those, then: python docs/generate.py -->
 
 One TOML file makes the CE route, the controller and the pilots. It is looked for in this order:
 
@@ -208,7 +215,7 @@ def _section(header: str, model: type[config_types.Table], where: str) -> str:
 
 def keys(model: type[config_types.Table]) -> list[tuple[str, str, str, str]]:
     """Each key of a table in Markdown: its name, type and bounds, default, and meaning."""
-    inherited = config_pilot.PilotSettings.model_fields if model is config_pilot.Resource else {}
+    inherited = resource.PilotSettings.model_fields if model is resource.Resource else {}
     # What is a table of its own has a section of its own.
     own = [
         (name, field)

@@ -13,9 +13,9 @@ from datetime import datetime
 from logging.handlers import WatchedFileHandler
 from typing import Any
 
-from htcebridge.config import Log
+from htcebridge.config.tables import Log
 from htcebridge.errors import ConfigError
-from htcebridge.pilot import expand
+from htcebridge.pilot.script import expand
 
 _log = logging.getLogger("htcebridge")
 # syslog(3); sd-daemon(3) has them in front of a line.

@@ -59,7 +59,7 @@ class Group:
     rejected: bool | None = None
     """The negotiator tried these lately and had nothing free for them. None: not asked, or not tried yet."""
     key: str = ""
-    """`tier1.JobGroup.key`; empty once several were merged."""
+    """`tier1.pool.JobGroup.key`; empty once several were merged."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Pilot:
     """A Slurm job and, once it has joined, its startd.
 
     `wait` and `chance` are about pending ones: what Slurm's reason means, and how likely (0 to 1) it starts within
-    the horizon that counts (`waits.chance`). `tail_drained`: this controller's own drain mark lies on it.
+    the horizon that counts (`slurm.waits.chance`). `tail_drained`: this controller's own drain mark lies on it.
     """
 
     job: SlurmJob

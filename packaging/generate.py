@@ -18,9 +18,11 @@ from types import ModuleType
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-from htcebridge import __version__, config_file, config_types
+from htcebridge import __version__
 from htcebridge.cli import cli
-from htcebridge.config_example import example
+from htcebridge.config import file as config_file
+from htcebridge.config import types as config_types
+from htcebridge.config.example import example
 
 NAME = "htcebridge"
 # Where each shell looks: below /usr/share, and bash and fish below the share of a program's prefix, too.

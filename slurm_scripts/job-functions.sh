@@ -10,7 +10,7 @@ finish() {
 }
 
 # conclude CODE JOINED JOBS [EVICTED CORE_S LOST_CORE_S]: the last line of the log, which the controller reads
-# (htcebridge/pilot_logs.py).
+# (htcebridge/pilot/logs.py).
 conclude() {
   say "htcebridge-outcome code=$1 joined=$2 jobs=$3${4:+ evicted=$4 core_s=$5 lost_core_s=$6}" \
     "reason=${REASON:-the script ended unexpectedly}"

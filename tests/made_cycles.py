@@ -7,10 +7,9 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from htcebridge.config import Config
-from htcebridge.config_example import example
-from htcebridge.controller import CycleResult
-from htcebridge.memory import Memory
+from htcebridge.config.example import example
+from htcebridge.config.tables import Config
+from htcebridge.controller.cycle import CycleResult
 from htcebridge.model import (
     Cut,
     Demand,
@@ -28,6 +27,7 @@ from htcebridge.model import (
     SlurmJob,
     Startd,
 )
+from htcebridge.state.memory import Memory
 
 CONFIG = Config.model_validate(tomllib.loads(example()))
 NOW = 1_800_000_000

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from htcebridge import __version__, config_file
+from htcebridge import __version__
+from htcebridge.config import file
 from htcebridge.errors import BridgeError, ExitCode
 
 if TYPE_CHECKING:
-    from htcebridge.config import Config
+    from htcebridge.config.tables import Config
 
 # command -> (module, one line for --help, so that --help imports none of them)
 _COMMANDS = {
@@ -45,13 +46,13 @@ class App:
 
     def path(self) -> Path:
         """The configuration file. Raises ConfigError where there is none."""
-        return config_file.find(self.config_path)
+        return file.find(self.config_path)
 
     def config(self) -> Config:
         """The configuration. Raises ConfigError with every mistake in it."""
         path = self.path()
         if path not in self._loaded:
-            self._loaded[path] = config_file.load(path)
+            self._loaded[path] = file.load(path)
         return self._loaded[path]
 
 

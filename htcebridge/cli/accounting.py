@@ -12,12 +12,12 @@ from typing import Any
 
 import click
 
-from htcebridge import accounting
-from htcebridge.accounting import JobRecord, PilotRecord
 from htcebridge.cli import App
 from htcebridge.cli.output import write_file
 from htcebridge.cli.period import period_options
 from htcebridge.errors import BridgeError, ExitCode
+from htcebridge.report import accounting
+from htcebridge.report.accounting import JobRecord, PilotRecord
 from htcebridge.units import plural
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from htcebridge import config_file
 from htcebridge.cli import App
 from htcebridge.cli.output import print_json
+from htcebridge.config import file as config_file
 from htcebridge.errors import ConfigError, UnsetVariable
 
 
@@ -21,7 +21,7 @@ def command() -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 def init(file: Path | None) -> None:
     """Write a first configuration with every key explained (FILE, or the user's usual place). Overwrites nothing."""
-    from htcebridge.config_example import example
+    from htcebridge.config.example import example
 
     path = file or Path(config_file.PLACES[0]).expanduser()
     _write_new(path, example())
@@ -32,13 +32,13 @@ def init(file: Path | None) -> None:
 @click.pass_obj
 def check(app: App) -> None:
     """Say whether the configuration can be used, templates and checks included; every mistake with its line."""
-    from htcebridge import pilot
+    from htcebridge.pilot import script
 
     path = app.path()
     config = app.config()
     for name in config.resources:
         try:
-            pilot.script(config, name)
+            script.script(config, name)
         except UnsetVariable as error:
             # A CE admin has the same file, and none of the HPC's variables.
             click.echo(f"htcebridge: resource {name}: {error}: its script is not looked at here", err=True)
@@ -54,7 +54,7 @@ def check(app: App) -> None:
 @click.pass_obj
 def show(app: App, as_json: bool) -> None:
     """Show the configuration in force, with every default and what each resource inherits."""
-    from htcebridge.config_example import dump
+    from htcebridge.config.example import dump
 
     config = app.config()
     if as_json:
@@ -69,7 +69,7 @@ def show(app: App, as_json: bool) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="Write it there. Overwrites nothing.")
 def import_(files: tuple[Path, ...], output: Path | None) -> None:
     """Make a configuration of the old tool's JSON files and the scripts that they name."""
-    from htcebridge.legacy import import_files
+    from htcebridge.config.legacy import import_files
 
     imported = import_files(files)
     for note in imported.notes:

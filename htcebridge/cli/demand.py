@@ -11,7 +11,6 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from htcebridge import observation, tier1
 from htcebridge.cli import App
 from htcebridge.cli.choose import chosen, list_options
 from htcebridge.cli.output import (
@@ -26,10 +25,12 @@ from htcebridge.cli.output import (
     show,
     watch_option,
 )
-from htcebridge.config import Config
+from htcebridge.config.tables import Config
+from htcebridge.controller import observe
 from htcebridge.errors import ExitCode
-from htcebridge.memory import recall
 from htcebridge.model import Demand, Group
+from htcebridge.state.memory import recall
+from htcebridge.tier1 import pool
 from htcebridge.units import format_duration, format_megabytes, plural
 
 
@@ -50,10 +51,10 @@ def command(
 
     def read() -> Demand:
         now = int(time.time())
-        view = tier1.read_pool(observation.pool(config), config.pressure.instance, config.grant.vo_attribute)
-        schedds = observation.with_absent(config, view.schedds, now, recall(config).schedds)
-        answers = observation.ask_schedds(config, schedds, {}, now)
-        found = observation.demand_of(observation.matched(config, schedds, answers, now), answers)
+        view = pool.read_pool(observe.pool(config), config.pressure.instance, config.grant.vo_attribute)
+        schedds = observe.with_absent(config, view.schedds, now, recall(config).schedds)
+        answers = observe.ask_schedds(config, schedds, {}, now)
+        found = observe.demand_of(observe.matched(config, schedds, answers, now), answers)
         groups = chosen(found.groups, _row, KEYS, filters, sort, reverse)
         last[:] = [replace(found, groups=tuple(groups))]
         return last[0]

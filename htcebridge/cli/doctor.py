@@ -16,15 +16,17 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from htcebridge import __version__, config_file, doctor
+from htcebridge import __version__
 from htcebridge.cli import App
 from htcebridge.cli.output import json_option, print_json, show
-from htcebridge.doctor import Check, Finding, Status, finding
+from htcebridge.config import file
+from htcebridge.doctor import checks as doctor_checks
+from htcebridge.doctor.checks import Check, Finding, Status, finding
 from htcebridge.errors import ConfigError
 from htcebridge.units import plural
 
 if TYPE_CHECKING:
-    from htcebridge.config import Config
+    from htcebridge.config.tables import Config
 
 _STYLES = {Status.OK: "green", Status.SKIP: "dim", Status.WARN: "yellow", Status.FAIL: "bold red"}
 # Read at a glance without colour, too.
@@ -86,7 +88,7 @@ def command(
         print_json(as_document(path, config, findings, now))
     else:
         show(lambda: _picture(findings), None)
-    return doctor.exit_code(findings)
+    return doctor_checks.exit_code(findings)
 
 
 def _configuration(app: App) -> tuple[Path | None, Config | None, list[Finding]]:
@@ -98,7 +100,7 @@ def _configuration(app: App) -> tuple[Path | None, Config | None, list[Finding]]
     try:
         config = app.config()
     except ConfigError as error:
-        saved = config_file.salvage(path)
+        saved = file.salvage(path)
         rest = f"; checked without {', '.join(saved.left_out)}" if saved.config else "; nothing else can be checked"
         said = f"{error}{rest}"
         return (
@@ -120,20 +122,20 @@ def _checks(
     routes_dir: Path | None,
     units: Sequence[str],
 ) -> list[Check]:
-    from htcebridge import doctor_files, doctor_routes, doctor_site, doctor_tier1
+    from htcebridge.doctor import files, routes, site, tier1
 
-    checks = doctor_routes.checks(config, routes_dir, timeout)
-    if doctor_routes.is_ces_admin():
+    checks = routes.checks(config, routes_dir, timeout)
+    if routes.is_ces_admin():
         said = "not checked: root on a CE; tokens, pool, Slurm, directories and cycles are the edge node's"
         return [
             *checks,
             Check("edge", "", lambda: Finding("edge", "", Status.SKIP, said, "run it there, too"), timeout),
         ]
-    checks = [*doctor_tier1.checks(config, now, timeout), *checks]
+    checks = [*tier1.checks(config, now, timeout), *checks]
     if config.resources:
-        checks += [*doctor_site.checks(config, now, timeout, units), *doctor_files.checks(config, now, timeout)]
+        checks += [*site.checks(config, now, timeout, units), *files.checks(config, now, timeout)]
     if from_node:
-        checks += [doctor_files.from_node(config, name, deadline) for name in config.resources]
+        checks += [files.from_node(config, name, deadline) for name in config.resources]
     return checks
 
 
@@ -160,7 +162,7 @@ def _run(checks: Sequence[Check], quiet: bool) -> list[Finding]:
             left = [name for name, count in waiting.items() if count]
             progress.update(task, advance=1, description=" ".join(left))
 
-        return doctor.run(checks, ended)
+        return doctor_checks.run(checks, ended)
 
 
 def as_document(path: Path | None, config: Config | None, findings: Sequence[Finding], now: float) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def as_document(path: Path | None, config: Config | None, findings: Sequence[Fin
         "time": int(now),
         "config": str(path) if path else None,
         "instance": config.pressure.instance if config else None,
-        "exit_code": int(doctor.exit_code(findings)),
+        "exit_code": int(doctor_checks.exit_code(findings)),
         "checks": [
             {"check": each.check, "about": each.about, "status": each.status.value, "said": each.said, "fix": each.fix}
             for each in findings

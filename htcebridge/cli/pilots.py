@@ -12,7 +12,6 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from htcebridge import observation, tier1
 from htcebridge.cli import App
 from htcebridge.cli.choose import chosen, list_options
 from htcebridge.cli.output import (
@@ -29,10 +28,12 @@ from htcebridge.cli.output import (
     show,
     watch_option,
 )
-from htcebridge.config import Config
+from htcebridge.config.tables import Config
+from htcebridge.controller import observe
 from htcebridge.errors import ExitCode
 from htcebridge.model import Pilot, PilotPhase
-from htcebridge.slurm import Slurm
+from htcebridge.slurm.commands import Slurm
+from htcebridge.tier1 import pool
 from htcebridge.units import plural
 
 
@@ -56,8 +57,8 @@ def command(
 
     def read() -> list[Pilot]:
         jobs = Slurm(config.pressure.instance).queue().ours
-        view = tier1.read_pool(observation.pool(config), config.pressure.instance, config.grant.vo_attribute)
-        pilots = observation.join(jobs, view.startds, int(time.time()), config)
+        view = pool.read_pool(observe.pool(config), config.pressure.instance, config.grant.vo_attribute)
+        pilots = observe.join(jobs, view.startds, int(time.time()), config)
         listed = [pilot for pilot in pilots if ended_too or pilot.phase is not PilotPhase.ENDED]
         return chosen(listed, _row, KEYS, filters, sort, reverse)
 

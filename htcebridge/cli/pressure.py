@@ -11,13 +11,17 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from htcebridge import controller, learn, logs, loop, marks, metrics, pilot, web
+from htcebridge import logs
 from htcebridge.cli import App
 from htcebridge.cli.output import Column, Listing, Note, busy, json_option, print_json, show
-from htcebridge.config import Config
+from htcebridge.config.tables import Config
+from htcebridge.controller import cycle, learn, loop
 from htcebridge.errors import BridgeError, ConfigError, ExitCode, LockHeld
-from htcebridge.lock import ControllerLock
+from htcebridge.metrics import export
 from htcebridge.model import Plan
+from htcebridge.pilot import marks, script
+from htcebridge.report import web
+from htcebridge.state.lock import ControllerLock
 from htcebridge.units import plural
 
 
@@ -36,7 +40,7 @@ def plan(app: App, as_json: bool) -> int:
     """
     config = app.config()
     with busy(f"asking Slurm, the collector {config.tier1.collector} and its schedds"):
-        found = controller.look(config)
+        found = cycle.look(config)
     if as_json:
         print_json(as_document(found.plan, time.time()))
     else:
@@ -65,8 +69,8 @@ def once(app: App, record: Path | None) -> int:
     logs.setup(config.log, app.verbosity)
     with ControllerLock(config) as lock:
         loop.wait_for_min_interval(config)
-        result = controller.cycle(config, lock, record)
-        unwritten = metrics.write_textfile(config, result)
+        result = cycle.cycle(config, lock, record)
+        unwritten = export.write_textfile(config, result)
     if app.verbosity >= 0 and not result.plan.held:
         show(lambda: _picture(result.plan), None)
     for problem in (*result.problems, *unwritten):
@@ -115,7 +119,7 @@ def stop(app: App, reason: str) -> int:
     logs.setup(config.log, app.verbosity)
     try:
         with ControllerLock(config) as lock:
-            result = controller.cycle(config, lock)
+            result = cycle.cycle(config, lock)
     except LockHeld as error:
         click.echo(f"{error}: its next cycle cancels what is pending")
         return ExitCode.OK
@@ -148,7 +152,7 @@ def reset(app: App, resource: str) -> int:
     The next cycle does it.
     """
     config = app.config()
-    pilot.resource_of(config, resource)
+    script.resource_of(config, resource)
     try:
         learn.request_reset(config, resource)
     except OSError as error:
@@ -160,7 +164,7 @@ def reset(app: App, resource: str) -> int:
 def _shared(config: Config) -> list[Path]:
     if not config.resources:
         raise ConfigError("no [resource.NAME] in the configuration: nothing to stop")
-    return sorted({pilot.expand(each.shared_dir, "shared_dir") for each in config.resources.values()})
+    return sorted({script.expand(each.shared_dir, "shared_dir") for each in config.resources.values()})
 
 
 def as_document(decision: Plan, now: float) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from htcebridge import pilot
 from htcebridge.cli import App
+from htcebridge.pilot import script as pilot_script
 
 
 @click.group()
@@ -18,7 +18,7 @@ def command() -> None:
 @click.pass_obj
 def startd(app: App, resource: str) -> None:
     """The HTCondor configuration of this resource's pilots."""
-    click.echo(pilot.startd_config(app.config(), resource), nl=False)
+    click.echo(pilot_script.startd_config(app.config(), resource), nl=False)
 
 
 @command.command()
@@ -26,4 +26,4 @@ def startd(app: App, resource: str) -> None:
 @click.pass_obj
 def script(app: App, resource: str) -> None:
     """The script that sbatch gets for this resource's pilots."""
-    click.echo(pilot.script(app.config(), resource), nl=False)
+    click.echo(pilot_script.script(app.config(), resource), nl=False)

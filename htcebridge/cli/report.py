@@ -12,14 +12,15 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.markup import escape
 
-from htcebridge import history, report_text
 from htcebridge.cli import App
 from htcebridge.cli.output import json_option, show, table, write_file
 from htcebridge.cli.period import period_options
 from htcebridge.errors import ConfigError, ExitCode
-from htcebridge.report import NodeRow, Period, Report
-from htcebridge.report_queries import HOUR_S, read
-from htcebridge.report_text import hours, percent, took
+from htcebridge.history import store
+from htcebridge.report import text as report_text
+from htcebridge.report.queries import HOUR_S, read
+from htcebridge.report.text import hours, percent, took
+from htcebridge.report.totals import NodeRow, Period, Report
 
 # A tab that shows the first lines is enough to see which nodes are bad.
 _NODES_SHOWN = 10
@@ -91,7 +92,7 @@ def the_period(since: int, until: int, now: float) -> Period:
 
 def _configured(app: App) -> tuple[str, Path]:
     config = app.config()
-    return config.pressure.instance, history.path_of(config)
+    return config.pressure.instance, store.path_of(config)
 
 
 def _text(found: Report, form: str, by: str | None, now: float) -> str:
@@ -101,7 +102,7 @@ def _text(found: Report, form: str, by: str | None, now: float) -> str:
         case "csv":
             return report_text.as_csv(found, by or "resource")
         case "html":
-            from htcebridge.report_page import page
+            from htcebridge.report.page import page
 
             return page(found, now)
     from rich.console import Console

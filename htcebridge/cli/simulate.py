@@ -15,9 +15,9 @@ from rich.console import Group as Lines
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from htcebridge import config_file
 from htcebridge.cli import App
 from htcebridge.cli.output import clock, json_option, print_json, show, table
+from htcebridge.config import file
 from htcebridge.errors import ConfigError, ExitCode
 from htcebridge.simulation import plot as plots
 from htcebridge.simulation import recorded, workload
@@ -130,7 +130,7 @@ def _jobs(source: str, days: int | None, seed: int) -> tuple[list[workload.Job],
 
 def _scenario(app: App, names: tuple[str, ...], weather: Weather, per_node: int) -> tuple[Scenario, str]:
     """What is simulated, and its name."""
-    if not names and (app.config_path or os.environ.get(config_file.ENVIRONMENT) or _has_config(app)):
+    if not names and (app.config_path or os.environ.get(file.ENVIRONMENT) or _has_config(app)):
         scenario = from_config(app.config(), weather, per_node)
         return scenario, "+".join(scenario.limits)
     chosen = tuple(dict.fromkeys(names)) or ("dcgp",)

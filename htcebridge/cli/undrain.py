@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from htcebridge import marks
 from htcebridge.cli import App
 from htcebridge.cli.drain import marked
 from htcebridge.errors import ExitCode
+from htcebridge.pilot import marks
 
 
 @click.command()

@@ -10,7 +10,7 @@ from htcebridge.routes import policy
 from htcebridge.templates import render
 
 if TYPE_CHECKING:
-    from htcebridge.config import Config
+    from htcebridge.config.tables import Config
 
 # Below 02- it would lose its JOB_ROUTER_ROUTE_NAMES to the packaged 02-ce-condor.conf.
 FILE_NAME = "60-htcebridge.conf"

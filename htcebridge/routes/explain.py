@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from htcebridge.errors import BridgeError, ConfigError
-from htcebridge.matching import Matcher, bindings, conjuncts, evaluate_in, value_word
 from htcebridge.routes import jobad, log, policy, trial
 from htcebridge.routes.ce import CE, Knob
 from htcebridge.routes.jobad import JobAd
 from htcebridge.routes.policy import REQUEST
 from htcebridge.routes.trial import WORKER, Routed
 from htcebridge.templates import classad_string
+from htcebridge.tier1.fit import Matcher, bindings, conjuncts, evaluate_in, value_word
 
 if TYPE_CHECKING:
-    from htcebridge.config import Config
+    from htcebridge.config.tables import Config
 
 # The router: idle is what was routed and does not run. Done jobs stay in the Tier-1 queue and count no more.
 _ROUTED_AND_LIVE = "JobStatus != 3 && JobStatus != 4"

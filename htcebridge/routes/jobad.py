@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from htcebridge.errors import ConfigError
-from htcebridge.matching import bindings
 from htcebridge.routes.ce import CE
 from htcebridge.templates import classad_string
+from htcebridge.tier1.fit import bindings
 
 # Idle, running and held: what is done or leaving is routed no more, and the CE keeps it for weeks.
 LIVE = "JobStatus == 1 || JobStatus == 2 || JobStatus == 5"

@@ -15,7 +15,7 @@ from htcebridge.templates import classad_string
 from htcebridge.units import format_duration, format_megabytes
 
 if TYPE_CHECKING:
-    from htcebridge.config import VO, Config
+    from htcebridge.config.tables import VO, Config
 
 REQUEST = "WantOpportunistic"
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from htcebridge import pilot
 from htcebridge.errors import BridgeError
-from htcebridge.matching import Matcher
+from htcebridge.pilot import script
 from htcebridge.routes.ce import CE
 from htcebridge.routes.jobad import JobAd, attribute, attributes_of, new_form
 from htcebridge.routes.stage import unlimited
 from htcebridge.templates import classad_string
+from htcebridge.tier1.fit import Matcher
 
 if TYPE_CHECKING:
-    from htcebridge.config import Config
+    from htcebridge.config.tables import Config
     from htcebridge.routes import RouteFile
 
 WORKER = "Tier-1 worker"
@@ -186,7 +186,7 @@ def fit(matcher: Matcher, routed: Routed) -> tuple[tuple[str, ...], dict[str, st
 
 def templates(config: Config, version: str) -> dict[str, str]:
     """The ad of a pilot of each resource, and of a plain worker of the Tier-1, as ClassAd text."""
-    pilots = {name: pilot.template_ad(config, name, version) for name in config.resources}
+    pilots = {name: script.template_ad(config, name, version) for name in config.resources}
     return {**pilots, WORKER: worker_ad(version)}
 
 
@@ -208,7 +208,7 @@ def worker_ad(version: str) -> str:
         "Start": True,
     }
     lines = [f"{name} = {classad_string(value)};" for name, value in values.items()]
-    lines.append(f"Requirements = Start && {pilot.WITHIN_RESOURCE_LIMITS};")
+    lines.append(f"Requirements = Start && {script.WITHIN_RESOURCE_LIMITS};")
     return "[ " + " ".join(lines) + " ]"
 
 

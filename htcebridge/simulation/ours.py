@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
-from htcebridge import outcomes, planner
 from htcebridge.model import Cap, Limits, Pilot, PilotPhase, Plan, Situation, Streaks
+from htcebridge.plan import health, planner
 from htcebridge.simulation.interface import Seen
 from htcebridge.simulation.scenario import Scenario
 from htcebridge.simulation.workload import DAY_S
-from htcebridge.waits import chance
+from htcebridge.slurm.waits import chance
 
 # As many of the latest waits as `follow.waits` keeps.
 _WAITS = 200
@@ -19,13 +19,13 @@ _JUDGE_EVERY_S = 300
 
 
 class Ours:
-    """Plans from what is seen, hands the streaks on, and lets ended pilots speak through `outcomes`."""
+    """Plans from what is seen, hands the streaks on, and lets ended pilots speak through `plan.health`."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._streaks = Streaks()
         self._submitted: deque[tuple[int, int]] = deque()
-        self._verdicts: Mapping[str, outcomes.Health] = {}
+        self._verdicts: Mapping[str, health.Health] = {}
         self._evidence: object = None
         self._judged = 0
 
@@ -53,7 +53,7 @@ class Ours:
         rates = self._rate_caps(seen.now)
         limits = {}
         for name, limit in self._scenario.limits.items():
-            verdict = verdicts.get(name, outcomes.Health())
+            verdict = verdicts.get(name, health.Health())
             limits[name] = replace(
                 limit,
                 caps=(*rates, *verdict.caps),
@@ -63,14 +63,14 @@ class Ours:
             )
         return limits
 
-    def _health(self, seen: Seen) -> Mapping[str, outcomes.Health]:
+    def _health(self, seen: Seen) -> Mapping[str, health.Health]:
         """Judged anew when a pilot starts, joins or ends, and every five minutes, because back-off and quarantine end.
 
         Not in every cycle: the past of a day is long, and half of a simulation's time would go into it.
         """
         evidence = (seen.ended[-1:], len(seen.ended), seen.live)
         if evidence != self._evidence or seen.now >= self._judged + _JUDGE_EVERY_S:
-            self._verdicts = outcomes.health(seen.ended, seen.live, seen.now, self._scenario.rules)
+            self._verdicts = health.health(seen.ended, seen.live, seen.now, self._scenario.rules)
             self._evidence, self._judged = evidence, seen.now
         return self._verdicts
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from htcebridge import planner, snapshots
+from htcebridge.controller import snapshots
 from htcebridge.errors import ConfigError
 from htcebridge.model import Plan, ResourcePlan
+from htcebridge.plan import planner
 
 # How a decision is put into words is no part of it.
 _WORDS = {"reasons"}

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from htcebridge import pilot
-from htcebridge.config import Config
-from htcebridge.config_pilot import Resource
+from htcebridge.config.resource import Resource
+from htcebridge.config.tables import Config
+from htcebridge.controller.situation import policy
 from htcebridge.errors import ConfigError
 from htcebridge.model import Limits, Policy, Shape
-from htcebridge.outcomes import Rules
+from htcebridge.pilot import script
+from htcebridge.plan.health import Rules
 from htcebridge.simulation.cluster import Weather
 from htcebridge.simulation.workload import DAY_S, HOUR_S
-from htcebridge.situation import policy
 
 # Leonardo's DCGP nodes (112 cores, 494000M for Slurm), and parts of them by cores where nodes are shared.
 _DCGP = {"partition": "dcgp_usr_prod", "account": "none", "qos": "qos_lowprio", "walltime": "12h", "min_walltime": "2h"}
@@ -69,7 +69,7 @@ def built_in(names: Sequence[str], weather: Weather, pressure: Mapping[str, obje
     config = Config.model_validate(
         {"tier1": {"collector": "simulated"}, "pressure": pressure or {}, "resource": tables}
     )
-    return replace(from_config(config, weather), nodes={whole.partition: pilot.node_shape(whole)})
+    return replace(from_config(config, weather), nodes={whole.partition: script.node_shape(whole)})
 
 
 def from_config(config: Config, weather: Weather, pilots_per_node: int = 1) -> Scenario:
@@ -81,7 +81,7 @@ def from_config(config: Config, weather: Weather, pilots_per_node: int = 1) -> S
     if not resources:
         raise ConfigError("the configuration has no resource whose pilots could be simulated")
     pressure = config.pressure
-    limits = {name: pilot.limits(name, resource) for name, resource in resources.items()}
+    limits = {name: script.limits(name, resource) for name, resource in resources.items()}
     return Scenario(
         limits={name: replace(limit, max_new_per_cycle=pressure.max_new_per_cycle) for name, limit in limits.items()},
         policy=policy(config),
@@ -113,7 +113,7 @@ def from_config(config: Config, weather: Weather, pilots_per_node: int = 1) -> S
 def _largest(resources: Iterable[Resource]) -> dict[str, Shape]:
     largest: dict[str, Shape] = {}
     for resource in resources:
-        shape, other = pilot.node_shape(resource), largest.get(resource.partition)
+        shape, other = script.node_shape(resource), largest.get(resource.partition)
         if other is None or shape.cpus > other.cpus:
             largest[resource.partition] = shape
     return largest

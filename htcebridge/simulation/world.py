@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, PilotPhase, ResourcePlan, ScheddAnswer
-from htcebridge.outcomes import NODE_MEMORY_S
+from htcebridge.plan.health import NODE_MEMORY_S
 from htcebridge.simulation.accounts import Accounts
 from htcebridge.simulation.cluster import Partition, paid_nodes
 from htcebridge.simulation.interface import Controller, Seen

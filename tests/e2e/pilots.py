@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from htcebridge.pilot_logs import OutcomeLine, parse_outcome
+from htcebridge.pilot.logs import OutcomeLine, parse_outcome
 from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, RUNNING, Chain, GridJob, wait_until
 
 # So long that no pilot of these tests leaves because it is idle; it updates the collector every 60 to 75 s.

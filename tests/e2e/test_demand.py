@@ -24,7 +24,13 @@ HELD, REMOVED, COMPLETED, SUSPENDED = 5, 3, 4, 7
 LOOK = """
 import dataclasses, json, sys, time
 from pathlib import Path
-from htcebridge import config_file, ghost, ghost_view, matching, model, pilot, tier1
+from htcebridge import model
+from htcebridge.config import file
+from htcebridge.pilot import ghost
+from htcebridge.pilot import ghost_view
+from htcebridge.tier1 import fit
+from htcebridge.pilot import script as pilot_script
+from htcebridge.tier1 import pool
 asked = json.loads(sys.argv[1])
 config = config_file.load(Path.home() / ".config/htcebridge/htcebridge.toml")
 grant, timeout_s = config.grant, config.tier1.timeout.total_seconds()

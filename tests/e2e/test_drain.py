@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from htcebridge.pilot_logs import OutcomeLine
+from htcebridge.pilot.logs import OutcomeLine
 from tests.e2e.chain import CONFIGURATION, IDLE, Chain, wait_until
 from tests.e2e.pilots import PATIENT, SHARED, accounted, advertised, left_on, outcome, ran_once, run, start
 

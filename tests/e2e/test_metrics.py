@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from htcebridge.metrics import CONTENT_TYPE
+from htcebridge.metrics.export import CONTENT_TYPE
 from tests.e2e.chain import CONFIGURATION, PROJECT, Chain, controller, wait_until
 from tests.testbed.prometheus import ensure_prometheus
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from htcebridge.pilot_logs import parse_outcome
+from htcebridge.pilot.logs import parse_outcome
 from tests.e2e.chain import Chain, wait_until
 
 pytestmark = pytest.mark.testbed

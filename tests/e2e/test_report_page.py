@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from benchmarks import made_history
-from htcebridge import config_file, live, web
 from htcebridge.cli.report import the_period
-from htcebridge.report_page import page
-from htcebridge.report_queries import read
+from htcebridge.config import file
+from htcebridge.report import live, web
+from htcebridge.report.page import page
+from htcebridge.report.queries import read
 from tests.e2e.browser import Browser, browser
 from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, RUNNING, STATE, Chain, wait_until
 
@@ -175,7 +176,7 @@ def copied_history_is_served_live(chain: Chain, seen: Browser, tmp_path: Path) -
     (tmp_path / "history").write_bytes(base64.b64decode(text))
     path = tmp_path / "htcebridge.toml"
     path.write_text(f'{CONFIGURATION}\n[history]\nfile = "{tmp_path}/history"\n')
-    config = config_file.load(path)
+    config = file.load(path)
     with web.serving("127.0.0.1:0", live.pages(lambda: config)) as port:
         seen.forget()
         seen.open(f"http://localhost:{port}/")

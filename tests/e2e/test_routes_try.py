@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from htcebridge.matching import bindings
+from htcebridge.tier1.fit import bindings
 from tests import schema
 from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, PROJECT, Answer, Chain, wait_until
 from tests.testbed.files import File

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from htcebridge.slurm_levels import ASSOC_FIELDS, QOS_FIELDS
-from htcebridge.slurm_text import ENDED_FIELDS, QUEUE_FORMAT, SUBMITTED_FIELDS
+from htcebridge.slurm.levels import ASSOC_FIELDS, QOS_FIELDS
+from htcebridge.slurm.text import ENDED_FIELDS, QUEUE_FORMAT, SUBMITTED_FIELDS
 from tests.slurm_outputs.scenes import REASONS, REFUSALS, Change, Scene
 from tests.testbed.bed import Testbed
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import settings
 
 import htcebridge
-from htcebridge import config_file
 from htcebridge.cli import main
-from htcebridge.config import Config
+from htcebridge.config import file
+from htcebridge.config.tables import Config
 
 # How long an example takes is no property of the code: a busy machine would fail it.
 settings.register_profile("untimed", deadline=None)
@@ -85,7 +85,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("WORK", str(tmp_path / "work"))
-    monkeypatch.delenv(config_file.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(file.ENVIRONMENT, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(htcebridge.__file__).parent.parent))
     return home
 
@@ -97,7 +97,7 @@ def load(tmp_path: Path) -> Callable[[str], Config]:
     def load_text(text: str) -> Config:
         path = tmp_path / "htcebridge.toml"
         path.write_text(text, encoding="utf-8")
-        return config_file.load(path)
+        return file.load(path)
 
     return load_text
 

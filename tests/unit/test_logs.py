@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htcebridge import logs
-from htcebridge.config import Log
+from htcebridge.config.tables import Log
 from htcebridge.errors import ConfigError
 
 
@@ -81,7 +81,7 @@ def test_the_journal_gets_priorities_and_no_second_clock(tmp_path: Path) -> None
     program = """
 import logging
 from htcebridge import logs
-from htcebridge.config import Log
+from htcebridge.config.tables import Log
 logs.setup(Log(), 0)
 logs.event("problem", logging.WARNING, why="x y")
 """

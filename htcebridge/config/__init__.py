@@ -1,0 +1,1 @@
+"""What the admin wrote: the tables of htcebridge.toml, read once and checked."""

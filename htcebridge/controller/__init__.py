@@ -1,0 +1,1 @@
+"""One way through a cycle: observe, learn, situation, plan, act, record."""

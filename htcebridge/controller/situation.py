@@ -1,0 +1,252 @@
+"""Puts together what the planner may see: each resource's limits with every reason that bounds it now."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from htcebridge.config.resource import Resource
+from htcebridge.config.tables import Config
+from htcebridge.controller import follow
+from htcebridge.controller.observe import Observation
+from htcebridge.model import Cap, Cut, Limits, Pilot, PilotPhase, Policy, Shape, Situation
+from htcebridge.pilot import script
+from htcebridge.plan.health import Health, Rules, health
+from htcebridge.slurm.limits import SlurmLimits, room
+from htcebridge.slurm.waits import chance, is_known
+from htcebridge.state import ledger
+from htcebridge.state.ledger import Entry
+from htcebridge.state.memory import Disabled, Memory, Pause
+from htcebridge.units import format_duration, plural
+
+# A pilot looks at its marks every 15 s, and the collector shows it a moment later; shared file systems add to that.
+UNDRAIN_SEEN_S = 120
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What lies on the shared file system. `drained` are resources that an admin drains, `tail` our own marks."""
+
+    stop: str | None = None
+    drained: Mapping[str, str] | None = None
+    tail: frozenset[str] = frozenset()
+
+
+def build(
+    config: Config, seen: Observation, memory: Memory, entries: Sequence[Entry], marks: Marks
+) -> tuple[Situation, tuple[str, ...]]:
+    """What the planner sees, and the alarms for a person."""
+    rules = Rules(
+        window_s=int(config.pressure.outcome_window.total_seconds()),
+        quarantine_s=int(config.pressure.quarantine.total_seconds()),
+        boot_timeout_s=int(config.pressure.boot_timeout.total_seconds()),
+    )
+    counts = [ended for ended in memory.ended if ended.ended > memory.resets.get(ended.resource, 0)]
+    judged = health(counts, follow.live(memory), seen.now, rules)
+    verdicts = {name: verdict for name, verdict in judged.items() if name in config.resources}
+    limits = {}
+    for name in config.resources:
+        limits[name] = _limits(config, name, seen, memory, entries, marks, verdicts.get(name, Health()))
+    alarms = [f"resource {name}: {alarm}" for name, verdict in verdicts.items() for alarm in verdict.alarms]
+    alarms += [f"resource {name}: disabled: {each.why}" for name, each in memory.disabled.items()]
+    for name, read in memory.slurm_limits.items():
+        alarms += [f"resource {name}: Slurm would take no pilot: {why}" for why in read.limits.refusals]
+    situation = Situation(
+        now=seen.now,
+        demand=seen.demand,
+        pilots=_with_chances(config, seen, memory, entries, marks),
+        limits=limits,
+        policy=policy(config),
+        streaks=memory.streaks,
+        stop=marks.stop,
+    )
+    return situation, tuple(alarms)
+
+
+def policy(config: Config) -> Policy:
+    """What holds for every resource."""
+    pressure = config.pressure
+    return Policy(
+        min_fill=pressure.min_fill,
+        max_wait_s=int(pressure.max_wait.total_seconds()),
+        surplus_cycles=pressure.surplus_cycles,
+        demand_cycles=pressure.demand_cycles,
+        either_min_age_s=int(pressure.either_min_age.total_seconds()),
+        either_only_rejected=pressure.either_only_rejected,
+        drain_fill=pressure.drain_fill,
+        vo_cpus={vo.name: vo.max_total_cpus for vo in config.vos if vo.max_total_cpus is not None},
+    )
+
+
+def fingerprint(resource: Resource) -> str:
+    """Changes when the admin changes anything of a resource."""
+    return hashlib.sha256(resource.model_dump_json().encode()).hexdigest()[:16]
+
+
+def _with_chances(
+    config: Config, seen: Observation, memory: Memory, entries: Sequence[Entry], marks: Marks
+) -> tuple[Pilot, ...]:
+    """The pilots with what only this controller knows: their --time-min, their chance to start, its own marks."""
+    shortest = {entry.key: entry.time_min_s for entry in entries}
+    waits = follow.waits(memory)
+    tail = marks.tail | {id_ for id_, when in memory.undrained.items() if seen.now - when < UNDRAIN_SEEN_S}
+    horizon_s = config.pressure.start_horizon.total_seconds()
+    known = []
+    for each in seen.pilots:
+        job = replace(each.job, time_min_s=shortest.get(f"{each.job.plan_id}:{each.job.resource}"))
+        likely = each.chance
+        if each.phase is PilotPhase.PENDING:
+            age_s = seen.now - job.submitted if job.submitted is not None else 0
+            starts_in_s = job.starts - seen.now if job.starts is not None else None
+            likely = chance(age_s, starts_in_s, waits.get(job.resource, []), horizon_s)
+        known.append(replace(each, job=job, chance=likely, tail_drained=each.job.id in tail))
+    return tuple(known)
+
+
+def _limits(
+    config: Config,
+    name: str,
+    seen: Observation,
+    memory: Memory,
+    entries: Sequence[Entry],
+    marks: Marks,
+    verdict: Health,
+) -> Limits:
+    resource, now = config.resources[name], seen.now
+    base = script.limits(name, resource)
+    notes = [*verdict.notes, *_unknown_reasons(name, seen)]
+    read = memory.slurm_limits.get(name)
+    caps = [
+        *_rate_caps(config, entries, now),
+        *_memory_caps(name, resource, memory, now),
+        *_unsettled(name, entries),
+        *(_budget(name, resource, seen, memory.spent[name].node_hours) if name in memory.spent else ()),
+        *_clock(resource, memory, name, now),
+        *verdict.caps,
+    ]
+    if marks.drained and name in marks.drained:
+        caps.append(Cap("", 0, f"it is drained: {marks.drained[name]}", kind=Cut.DRAINED))
+    if read is not None:
+        caps += _slurm_caps(read.limits, seen, resource)
+        base, shortened = _within_max_wall(base, read.limits)
+        if base.walltime_s < (base.min_walltime_s or 0) or base.job_life_s <= 0:
+            caps.append(Cap("", 0, f"{shortened}, too short for a pilot", kind=Cut.SLURM_LIMIT))
+        elif shortened:
+            notes.append(shortened)
+    return replace(
+        base,
+        max_new_per_cycle=config.pressure.max_new_per_cycle,
+        caps=tuple(caps),
+        notes=tuple(notes),
+        exclude=verdict.exclude,
+        preemptions_per_hour=verdict.preemptions_per_hour,
+    )
+
+
+def _unknown_reasons(name: str, seen: Observation) -> list[str]:
+    reasons = Counter(
+        each.job.reason
+        for each in seen.pilots
+        if each.job.resource == name and each.phase is PilotPhase.PENDING and not is_known(each.job.reason)
+    )
+    return [
+        f"{plural(count, 'pending pilot')} wait for {reason!r}, which this version does not know: taken for normal"
+        for reason, count in reasons.items()
+    ]
+
+
+def _rate_caps(config: Config, entries: Sequence[Entry], now: int) -> list[Cap]:
+    caps = []
+    for key, most, span in (
+        ("max_new_per_hour", config.pressure.max_new_per_hour, ledger.HOUR_S),
+        ("max_new_per_day", config.pressure.max_new_per_day, ledger.DAY_S),
+    ):
+        used = ledger.submitted_since(entries, now - span)
+        caps.append(Cap(key, most - used, f"{key} {most} ({used} submitted)", kind=Cut.RATE))
+    return caps
+
+
+def _memory_caps(name: str, resource: Resource, memory: Memory, now: int) -> list[Cap]:
+    caps = []
+    disabled: Disabled | None = memory.disabled.get(name)
+    if disabled is not None and disabled.fingerprint == fingerprint(resource):
+        why = f"it is disabled since {_clock_time(disabled.since)}: {disabled.why}"
+        caps.append(Cap("", 0, why, kind=Cut.DISABLED))
+    pause: Pause | None = memory.paused.get(name)
+    if pause is not None and now < pause.until:
+        why = f"Slurm refused: {pause.why}; next try at {_clock_time(pause.until)}"
+        caps.append(Cap("", 0, why, kind=Cut.SLURM_REFUSED))
+    return caps
+
+
+def _unsettled(name: str, entries: Sequence[Entry]) -> list[Cap]:
+    return [
+        Cap(
+            "",
+            0,
+            f"nobody knows yet whether Slurm took {plural(entry.count, 'pilot')} at {_clock_time(entry.when)} "
+            f"(plan {entry.plan_id})",
+            kind=Cut.UNSETTLED,
+        )
+        for entry in ledger.unsettled(entries)
+        if entry.resource == name
+    ]
+
+
+def _budget(name: str, resource: Resource, seen: Observation, spent: float) -> list[Cap]:
+    """A pilot is charged for its whole walltime until it has ended."""
+    if resource.max_node_hours is None:
+        return []
+    promised = sum(
+        _promised_s(each, resource)
+        for each in seen.pilots
+        if each.job.resource == name and each.phase is not PilotPhase.ENDED
+    )
+    left = resource.max_node_hours - spent - promised / 3600
+    hours = resource.walltime.total_seconds() / 3600
+    why = f"max_node_hours {resource.max_node_hours:g} ({max(0.0, left):.1f} left, a pilot may take {hours:g})"
+    return [Cap("", max(0, int(left // hours)), why, kind=Cut.BUDGET)]
+
+
+def _promised_s(each: Pilot, resource: Resource) -> float:
+    """What a live pilot may use in all."""
+    job = each.job
+    if job.started is not None and job.ends is not None:
+        return job.ends - job.started
+    return job.time_limit_s if job.time_limit_s is not None else resource.walltime.total_seconds()
+
+
+def _clock(resource: Resource, memory: Memory, name: str, now: int) -> list[Cap]:
+    if resource.max_hours is None:
+        return []
+    clock = memory.clocks.get(name)
+    since = clock.since if clock is not None and clock.max_hours == resource.max_hours else now
+    if now - since < resource.max_hours * 3600:
+        return []
+    return [Cap("", 0, f"max_hours {resource.max_hours:g} since {_clock_time(since)} are over", kind=Cut.MAX_HOURS)]
+
+
+def _slurm_caps(limits: SlurmLimits, seen: Observation, resource: Resource) -> list[Cap]:
+    shape = Shape(resource.cpus, resource.memory, resource.gpus)
+    return room(limits, seen.pilots, seen.others, shape)
+
+
+def _within_max_wall(base: Limits, limits: SlurmLimits) -> tuple[Limits, str]:
+    """Slurm's MaxWall is read, not typed: a longer walltime would pend for ever, or be refused."""
+    if limits.max_wall_s is None or base.walltime_s <= limits.max_wall_s:
+        return base, ""
+    why = (
+        f"walltime {format_duration(base.walltime_s)} cut to {format_duration(limits.max_wall_s)} by "
+        f"{limits.max_wall_of}"
+    )
+    return (
+        replace(base, walltime_s=limits.max_wall_s, job_life_s=limits.max_wall_s - base.overhead_s),
+        why,
+    )
+
+
+def _clock_time(when: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(when))

@@ -1,0 +1,1 @@
+"""What has been: one row and a few counts for each cycle, in SQLite."""

@@ -1,0 +1,263 @@
+"""What a pilot is: its START, the ad that it will advertise, its startd configuration, its Slurm script.
+
+All of it comes from one resource of the configuration, so that the planner's idea of a pilot is the pilot.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from htcebridge import trusted
+from htcebridge.config.resource import Resource
+from htcebridge.config.tables import Config
+from htcebridge.errors import ConfigError, UnsetVariable
+from htcebridge.model import Limits, Shape
+from htcebridge.pilot import checks as pilot_checks
+from htcebridge.pilot import siteconf
+from htcebridge.slurm.text import format_minutes
+from htcebridge.templates import OWN, classad_string, render, stray_blocks
+from htcebridge.tier1.fit import walltime_expression
+
+# Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first.
+SIGNAL_BEFORE_END_S = 180
+_GENERIC = "startd_configs/generic.conf.j2"
+# What every pilot advertises, beside its resource's own attributes.
+_LINUX = {"Arch": "X86_64", "OpSys": "LINUX", "HasFileTransfer": True, "PartitionableSlot": True}
+# What condor_submit asks for in the name of a job with an image. A pilot finds out whether it has them; without a pilot
+# to ask, the configuration's word has to do.
+_CONTAINERS = {"HasContainer": True, "HasSingularity": True, "HasSIF": True, "HasSandboxImage": True}
+
+
+def limits(name: str, resource: Resource) -> Limits:
+    """A resource as the configuration bounds it."""
+    minimum = resource.min_walltime
+    return Limits(
+        name=name,
+        node=node_shape(resource),
+        walltime_s=int(resource.walltime.total_seconds()),
+        job_life_s=int(resource.longest_job.total_seconds()),
+        max_running=resource.max_running,
+        max_pending=resource.max_pending,
+        max_new_per_cycle=0,
+        min_walltime_s=int(minimum.total_seconds()) if minimum is not None else None,
+        constant=resource.mode == "constant",
+    )
+
+
+def node_shape(resource: Resource) -> Shape:
+    """What an empty pilot has for jobs."""
+    return Shape(
+        cpus=resource.cpus,
+        memory_mb=resource.memory - resource.memory_reserve,
+        gpus=resource.gpus,
+        disk_mb=resource.disk_mb,
+    )
+
+
+def start_expression(config: Config, resource: Resource) -> str:
+    """The startd's START: the grant, the time that is left, the kind of job. A ClassAd expression."""
+    grant = config.grant
+    clauses = [
+        f"(TARGET.{grant.attribute} =?= {classad_string(grant.value)})",
+        "(PilotDraining =!= True)",
+        "(NODE_IS_HEALTHY =!= False)",
+        # The ad of a node that died without a goodbye: the collector dates each ad, and looks for old ones every
+        # quarter of an hour only. On the node itself there is no date.
+        f"(time() - (LastHeardFrom ?: time()) < {4 * update_interval_s(resource) + 60})",
+        "(time() < GLIDEIN_ToRetire)",
+        f"(time() + {job_wall_expression(config, resource)} <= GLIDEIN_ToDie)",
+    ]
+    if grant.provenance:
+        clauses.append(f"(TARGET.AuthTokenSubject =?= {classad_string(grant.provenance)})")
+    if resource.gpus and resource.takes_cpu_jobs and resource.cpus_kept_per_gpu:
+        # glideinWMS's RoomForCPUOnlyJobs: a job without a GPU leaves the free GPUs their cores.
+        room = f"Cpus - (TARGET.RequestCpus ?: 1) >= {resource.cpus_kept_per_gpu} * (GPUs ?: 0)"
+        clauses.append(f"((TARGET.RequestGPUs ?: 0) > 0 || {room})")
+    if not resource.takes_cpu_jobs:
+        clauses.append("((TARGET.RequestGPUs ?: 0) > 0)")
+    return " && ".join(clauses)
+
+
+def update_interval_s(resource: Resource) -> int:
+    """How often, at least, a startd updates its ads: with each it looks if it has been idle for too long."""
+    return max(8, min(60, _seconds(resource.idle_timeout) // 4))
+
+
+def job_wall_expression(config: Config, resource: Resource) -> str:
+    """How long a job says that it runs, seconds, seen from the startd."""
+    return walltime_expression(config.demand.walltime, int(resource.default_walltime.total_seconds()))
+
+
+def template_ad(config: Config, name: str, condor_version: str) -> str:
+    """The partitionable slot that a fresh pilot of a resource would advertise, as ClassAd text.
+
+    condor_submit 25.14 writes a question about the startd's CondorVersion into every job's Requirements; pilots are
+    expected to run the version of the pool's schedds unless the resource's `attributes` say otherwise.
+    """
+    resource = config.resources[name]
+    shape = node_shape(resource)
+    life = int(resource.longest_job.total_seconds())
+    values: dict[str, object] = {
+        **_LINUX,
+        "CondorVersion": condor_version,
+        **identity(config, name),
+        **(_CONTAINERS if resource.apptainer else {}),
+        **resource.attributes,
+        "Cpus": shape.cpus,
+        "TotalCpus": shape.cpus,
+        "Memory": shape.memory_mb,
+        "TotalMemory": shape.memory_mb,
+        "Disk": shape.disk_mb * 1024,
+        "TotalDisk": shape.disk_mb * 1024,
+        "GPUs": shape.gpus,
+        "PilotJobLife": life,
+    }
+    expressions = {
+        "GLIDEIN_ToDie": f"time() + {life}",
+        "GLIDEIN_ToRetire": f"time() + {life}",
+        "JobWall": job_wall_expression(config, resource),
+        "Start": start_expression(config, resource),
+        "WithinResourceLimits": WITHIN_RESOURCE_LIMITS,
+        "Requirements": "Start && WithinResourceLimits",
+    }
+    lines = [f"{key} = {classad_string(value)};" for key, value in values.items()]
+    lines += [f"{key} = {value};" for key, value in expressions.items()]
+    return "[ " + " ".join(lines) + " ]"
+
+
+# What the startd itself adds to a partitionable slot's Requirements.
+WITHIN_RESOURCE_LIMITS = (
+    "(TARGET.RequestCpus ?: 1) <= MY.Cpus && (TARGET.RequestMemory ?: 1) <= MY.Memory && "
+    "(TARGET.RequestDisk ?: 0) <= MY.Disk && (TARGET.RequestGPUs ?: 0) <= MY.GPUs"
+)
+
+
+def identity(config: Config, name: str) -> dict[str, object]:
+    """The attributes by which the pool knows this pilot. The grant's attribute tells where the node stands."""
+    return {
+        config.grant.attribute: config.grant.value,
+        "PilotInstance": config.pressure.instance,
+        "PilotResource": name,
+        "IS_GLIDEIN": True,
+        "GLIDEIN_Site": config.grant.value,
+        "GLIDEIN_ResourceName": f"{config.grant.value}-{name}",
+        "GLIDEIN_SiteWMS": "SLURM",
+        # What CMS's monitoring and its jobs' Requirements look at.
+        **({"GLIDEIN_CMSSite": config.data.cms_site} if config.data.cms_site else {}),
+        **({"CMSSubSiteName": config.data.cms_subsite} if config.data.cms_subsite else {}),
+    }
+
+
+def startd_config(config: Config, name: str) -> str:
+    """The HTCondor configuration of this resource's pilots. Raises ConfigError."""
+    resource = resource_of(config, name)
+    if resource.executor is not None:
+        raise ConfigError(f"resource {name} has no startd of ours: its pilots run {resource.executor}")
+    template, own = _startd_template(resource)
+    start = start_expression(config, resource)
+    attributes = {**identity(config, name), **resource.attributes}
+    text = render(
+        template,
+        own,
+        config=config,
+        resource=resource,
+        start=start,
+        attributes=attributes,
+        update_s=update_interval_s(resource),
+        checks=[path.removeprefix("checks/") for path in _checks(config, resource) if path.startswith("checks/")],
+        job_environment=siteconf.environment(config.data),
+        site_path=siteconf.site_path(config.data),
+        seconds=_seconds,
+    )
+    if start not in text:
+        raise ConfigError(
+            f"template {template}: START is not in what it makes; begin it with "
+            f'{{% extends "{_GENERIC}" %}} and keep {{{{ start }}}} where it changes START'
+        )
+    knobs = re.findall(r"^([\w.]+) *=", text, re.MULTILINE)
+    for attribute in attributes:
+        if sum(knob.lower() == attribute.lower() for knob in knobs) > 1:
+            raise ConfigError(f"attributes: {attribute} is the pilot's own; knobs of HTCondor go into a template")
+    return text
+
+
+def _startd_template(resource: Resource) -> tuple[str, Path | None]:
+    """The template's name, and the admin's folder if there is one. Raises ConfigError."""
+    file = f"{resource.template}.conf.j2"
+    if resource.templates is None:
+        return f"startd_configs/{file}", None
+    own = expand(resource.templates, "templates")
+    if own / file not in trusted.folder(own, "templates"):
+        return f"startd_configs/{file}", own
+    template = f"{OWN}/{file}"
+    if stray := stray_blocks(template, _GENERIC, own):
+        raise ConfigError(f"{own / file}: generic has no block {', '.join(stray)}: nothing would come of it")
+    return template, own
+
+
+def script(config: Config, name: str) -> str:
+    """The sbatch script of this resource's pilots, complete: exactly what Slurm gets. Raises ConfigError."""
+    resource = resource_of(config, name)
+    common: dict[str, Any] = {
+        "config": config,
+        "resource": resource,
+        "name": name,
+        "gres": _gres(resource),
+        "minutes": lambda duration: format_minutes(_seconds(duration)),
+        "seconds": _seconds,
+        "signal_s": min(SIGNAL_BEFORE_END_S, max(30, _seconds(resource.margin) - 30)),
+        "log_dir": expand(resource.shared_dir, "shared_dir") / "logs",
+        "checks": _checks(config, resource),
+        "job_scratch": expand(resource.job_scratch, "job_scratch") if resource.job_scratch else None,
+    }
+    if resource.executor is not None:
+        return render("slurm_scripts/executor.sh.j2", **common, executor=expand(resource.executor, "executor"))
+    return render(
+        "slurm_scripts/pilot.sh.j2",
+        **common,
+        token_file=expand(resource.token_file, "token_file"),
+        condor_kind=resource.condor.partition(":")[0],
+        condor_path=resource.condor.partition(":")[2],
+        startd_config=startd_config(config, name),
+        siteconf=siteconf.files(config.data),
+        node_name=re.sub(r"[^A-Za-z0-9-]", "-", config.grant.value),
+    )
+
+
+def _checks(config: Config, resource: Resource) -> dict[str, str]:
+    return pilot_checks.files(config, resource, expand(resource.checks, "checks") if resource.checks else None)
+
+
+def _seconds(duration: timedelta) -> int:
+    return int(duration.total_seconds())
+
+
+def resource_of(config: Config, name: str) -> Resource:
+    """A resource by name. Raises ConfigError that lists the known ones."""
+    if name not in config.resources:
+        known = ", ".join(config.resources) or "none is configured"
+        raise ConfigError(f"no resource {name!r} in the configuration; known: {known}")
+    return config.resources[name]
+
+
+def expand(path: str, key: str) -> Path:
+    """A path of the edge node with ~ and $VARIABLES put in. Raises ConfigError for an unset variable."""
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if "$" in expanded:
+        raise UnsetVariable(
+            f"{key} = {path!r}: an environment variable in it is not set here; set it or write the path"
+        )
+    if not os.path.isabs(expanded):
+        raise ConfigError(f"{key} = {path!r}: not an absolute path")
+    return Path(expanded)
+
+
+def _gres(resource: Resource) -> str:
+    gres = list(resource.gres)
+    if resource.gpus and not any(item.split(":")[0] == "gpu" for item in gres):
+        gres.insert(0, f"gpu:{resource.gpus}")
+    return ",".join(gres)

@@ -1,0 +1,1 @@
+"""What was used, lost and wasted: totals, text, page, usage records."""

@@ -1,0 +1,1 @@
+"""The outer world of HTCondor: collector, schedds, negotiator, and whether a job fits a slot."""

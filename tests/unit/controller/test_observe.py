@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from htcebridge.config.tables import Config
+from htcebridge.controller import observe
+from htcebridge.model import Group, PilotPhase, Shape, SlurmJob, Startd, Wait
+from htcebridge.tier1 import pool
+
+NOW = 1_800_000_000
+HOUR = 3600
+SHAPE = Shape(8, 16000, 0, 1000)
+
+
+def slurm_job(state: str = "RUNNING", **changes: object) -> SlurmJob:
+    job = SlurmJob(
+        id="7_1",
+        resource="dcgp",
+        plan_id="p",
+        state=state,
+        reason="None",
+        partition="dcgp_usr_prod",
+        qos="qos_lowprio",
+        account="inf24_lhc_2",
+        node="lrdn0001",
+        submitted=NOW - 1000,
+        started=NOW - 100,
+        ends=NOW - 100 + 12 * HOUR,
+        time_limit_s=12 * HOUR,
+    )
+    return replace(job, **changes)
+
+
+def startd(pilot_id: str = "7_1") -> Startd:
+    return Startd(pilot_id, "slot1@x", "x", Shape(112, 490_000), Shape(112, 490_000), 0, NOW + HOUR, accepting=True)
+
+
+def group(**changes: object) -> Group:
+    return replace(Group(SHAPE, HOUR, "cmspil", "cms", 5, 1, 60, ("dcgp",)), **changes)
+
+
+@pytest.fixture
+def phase(config: Config) -> Callable[..., PilotPhase]:
+    def of(job: SlurmJob, *startds: Startd) -> PilotPhase:
+        (pilot,) = observe.join([job], startds, NOW, config)
+        return pilot.phase
+
+    return of
+
+
+# --------------------------------------------------------------------------- join
+
+
+@pytest.mark.parametrize(
+    ("state", "alone", "with_startd"),
+    [
+        ("PENDING", PilotPhase.PENDING, PilotPhase.JOINED),
+        ("CONFIGURING", PilotPhase.PENDING, PilotPhase.JOINED),
+        ("REQUEUED", PilotPhase.PENDING, PilotPhase.JOINED),
+        ("RUNNING", PilotPhase.BOOTING, PilotPhase.JOINED),
+        ("COMPLETING", PilotPhase.LEAVING, PilotPhase.LEAVING),
+        ("SUSPENDED", PilotPhase.LEAVING, PilotPhase.LEAVING),
+        ("SOMETHING_NEW", PilotPhase.LEAVING, PilotPhase.LEAVING),
+        ("PREEMPTED", PilotPhase.ENDED, PilotPhase.ENDED),
+        ("COMPLETED", PilotPhase.ENDED, PilotPhase.ENDED),
+        ("NODE_FAIL", PilotPhase.ENDED, PilotPhase.ENDED),
+        ("TIMEOUT", PilotPhase.ENDED, PilotPhase.ENDED),
+    ],
+)
+def test_slurms_state_and_the_collector_give_the_phase(
+    phase: Callable[..., PilotPhase], state: str, alone: PilotPhase, with_startd: PilotPhase
+) -> None:
+    assert phase(slurm_job(state)) is alone
+    assert phase(slurm_job(state), startd()) is with_startd
+
+
+def test_a_pilot_that_has_not_joined_after_boot_timeout_is_lost(phase: Callable[..., PilotPhase]) -> None:
+    assert phase(slurm_job(started=NOW - 900)) is PilotPhase.BOOTING
+    assert phase(slurm_job(started=NOW - 901)) is PilotPhase.LOST
+    assert phase(slurm_job(started=NOW - 901), startd()) is PilotPhase.JOINED
+
+
+def test_a_running_pilot_whose_start_is_unknown_is_booting(phase: Callable[..., PilotPhase]) -> None:
+    assert phase(slurm_job(started=None)) is PilotPhase.BOOTING
+
+
+def test_a_startd_belongs_to_the_pilot_of_its_job_id_alone(config: Config) -> None:
+    jobs = [slurm_job(), slurm_job(id="7_2"), slurm_job(id="71")]
+    joined = observe.join(jobs, [startd("7_2"), startd("unknown")], NOW, config)
+    assert [(each.job.id, each.startd is not None) for each in joined] == [("7_1", False), ("7_2", True), ("71", False)]
+
+
+def test_a_dead_pilots_ad_that_lingers_is_not_shown_as_its_startd(config: Config) -> None:
+    (pilot,) = observe.join([slurm_job("PREEMPTED")], [startd()], NOW, config)
+    assert pilot.startd is None
+
+
+# --------------------------------------------------------------------------- merging
+
+
+def test_groups_of_several_schedds_that_look_the_same_become_one() -> None:
+    (merged,) = observe.merged([group(idle=5, running=1, oldest_s=60), group(idle=7, running=2, oldest_s=90)])
+    assert (merged.idle, merged.running, merged.oldest_s) == (12, 3, 90)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": Shape(9, 16000, 0, 1000)},
+        {"walltime_s": HOUR + 1},
+        {"owner": "other"},
+        {"vo": "atlas"},
+        {"resources": ()},
+        {"why_not": {"dcgp": "too long"}},
+    ],
+)
+def test_groups_that_differ_in_what_anybody_sees_stay_apart(change: dict[str, object]) -> None:
+    assert len(observe.merged([group(), group(**change)])) == 2
+
+
+def test_demand_of_every_schedd_is_matched_and_added_up(config: Config) -> None:
+    asks = 'OpportunisticSite = "leonardo"; RequestMemory = 1000; BatchRuntime = 3600; Requirements = true'
+    ad = f"[ {asks}; RequestCpus = %d ]"
+    rows = {
+        "ce01": [
+            pool.JobGroup(ad % 8, "cmspil", "cms", 3, 1, NOW - 50),
+            pool.JobGroup(ad % 200, "x", "cms", 1, 0, NOW),
+        ],
+        "ce02": [pool.JobGroup(ad % 8, "cmspil", "cms", 4, 0, NOW - 70)],
+    }
+    answers = [pool.ScheddGroups(name, 0.1, tuple(groups)) for name, groups in rows.items()]
+    answers.append(pool.ScheddGroups("ce03", 20.0, error="no answer in 20 s"))
+    demand = observe.demand_of(observe.matched(config, [], answers, NOW), answers)
+    fitting, too_big = demand.groups
+    assert (fitting.idle, fitting.running, fitting.oldest_s, fitting.resources) == (7, 1, 70, ("dcgp",))
+    assert (too_big.idle, too_big.resources) == (1, ())
+    assert "200 cpus" in too_big.why_not["dcgp"]
+    assert [answer.ok for answer in demand.schedds] == [True, True, False]
+    assert not demand.complete
+
+
+# --------------------------------------------------------------------------- schedds that went away
+
+
+def test_a_schedd_that_left_the_collector_lately_is_silent_not_empty(config: Config) -> None:
+    there = (pool.Schedd("ce01", "<1.2.3.4:9618>", "v"),)
+    known = {"ce01": NOW - 60, "ce02": NOW - 60, "old": NOW - 86_401}
+    schedds = observe.with_absent(config, there, NOW, known)
+    assert [(schedd.name, schedd.address) for schedd in schedds] == [("ce01", "<1.2.3.4:9618>"), ("ce02", "")]
+
+
+# --------------------------------------------------------------------------- pending and manual pilots
+
+
+@pytest.mark.parametrize(
+    ("reason", "wait"),
+    [("Resources", Wait.NORMAL), ("QOSMaxJobsPerUserLimit", Wait.LIMIT), ("BadConstraints", Wait.NEVER)],
+)
+def test_a_pending_pilot_carries_what_slurms_reason_means(config: Config, reason: str, wait: Wait) -> None:
+    (pilot,) = observe.join([slurm_job("PENDING", reason=reason, started=None)], (), NOW, config)
+    assert pilot.wait is wait
+
+
+def test_a_manual_glidein_counts_as_running_though_another_pool_has_it(config: Config) -> None:
+    change = {"executor": "/shared/executor.sh", "mode": "constant"}
+    manual = config.model_copy(update={"resources": {"dcgp": config.resources["dcgp"].model_copy(update=change)}})
+    (pilot,) = observe.join([slurm_job(started=NOW - 10**5)], (), NOW, manual)
+    assert (pilot.phase, pilot.startd) == (PilotPhase.JOINED, None)

@@ -1,0 +1,128 @@
+"""What a cycle leaves: totals that only grow, and outcomes that wait until the history can be written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from htcebridge import calls
+from htcebridge.config.tables import Config
+from htcebridge.history import recording, store
+from htcebridge.model import (
+    Cut,
+    Demand,
+    EndedPilot,
+    Limits,
+    Outcome,
+    Pilot,
+    PilotPhase,
+    Plan,
+    Policy,
+    ResourcePlan,
+    Shape,
+    Situation,
+    SlurmJob,
+    Startd,
+)
+from htcebridge.state.memory import Memory, Seen
+
+NOW = 1_800_000_000
+NODE = Shape(112, 494000)
+STARTD = Startd("9_1", "s", "m", NODE, Shape(100, 400000), 2, NOW + 9999, True, False, {"cms": 8, "atlas": 4})
+JOB = SlurmJob("9_1", "dcgp", "p1", "RUNNING", "None", "p", "q", "a", "n1", NOW - 99, NOW - 90, NOW + 9999, 43200)
+SEEN = Seen("dcgp", "p1", NOW - 99, NOW - 90, NOW - 30, "n1", worked=True, busy_by_vo={"cms": 8, "atlas": 4})
+ENDED = EndedPilot(
+    "9_1", "dcgp", "p1", Outcome.PREEMPTED, NOW - 99, NOW - 90, NOW, NOW - 30, "n1", 0, "", False, 5, 2, 9000, 1200
+)
+PLAN = Plan({"dcgp": ResourcePlan(5, 1, 0, 0, submit=2, cancel=("8_1",), cuts={Cut.MAX_PENDING: 3})})
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    calls.take()
+    vos = [{"name": name, "owners": [f"{name}*"]} for name in ("CMS", "atlas")]
+    return Config.model_validate(
+        {"tier1": {"collector": "c"}, "pressure": {"state_dir": str(tmp_path / "state")}, "vo": vos}
+    )
+
+
+def situation() -> Situation:
+    limits = {"dcgp": Limits("dcgp", NODE, 43200, 42000, 10, 5, 20)}
+    pilots = (Pilot(JOB, PilotPhase.JOINED, STARTD),)
+    return Situation(NOW, Demand((), ()), pilots, limits, Policy(0.25, 900, 3))
+
+
+def test_what_was_seen_and_done_is_counted(config: Config) -> None:
+    calls.count("squeue")
+    before = Memory(accounted=NOW - 60, pilots={"9_1": SEEN}, totals={"submitted|dcgp": 7.0})
+    memory, problems = recording.keep(
+        config, before, Memory(looked=NOW, ended=(ENDED,), totals=before.totals), situation(), PLAN, "p9", 0.5, 1
+    )
+    assert problems == []
+    assert memory.accounted == NOW
+    assert memory.totals == {
+        "cycles|problem": 1,
+        "calls|squeue": 1,
+        "submitted|dcgp": 9,
+        "cancelled|dcgp": 1,
+        "cut|dcgp|max_pending": 3,
+        "core_s|dcgp|CMS|busy": 480,
+        "core_s|dcgp|atlas|busy": 240,
+        "core_s|dcgp||tail": 6000,
+        "outcome|dcgp|preempted": 1,
+        "core_s|dcgp|CMS|lost": 800,
+        "core_s|dcgp|atlas|lost": 400,
+        "queued|dcgp": 1,
+        "queued_s|dcgp": 9,
+        "booted|dcgp": 1,
+        "booted_s|dcgp": 60,
+    }
+
+
+def test_an_outcome_waits_until_the_history_can_be_written(config: Config) -> None:
+    path = store.path_of(config)
+    path.mkdir(parents=True)
+    before = Memory(accounted=NOW - 60, pilots={"9_1": SEEN})
+    memory, problems = recording.keep(
+        config, before, Memory(looked=NOW, ended=(ENDED,)), situation(), PLAN, "p1", 0.5, 0
+    )
+    assert len(problems) == 1
+    assert memory.unrecorded == ((ENDED, {"CMS": 8, "atlas": 4}),)
+    path.rmdir()
+    later, problems = recording.keep(config, memory, replace(memory, looked=NOW + 60), situation(), PLAN, "p2", 0.5, 0)
+    assert problems == []
+    assert later.unrecorded == ()
+    with store.reading(path) as database:
+        assert [tuple(row) for row in database.execute("SELECT id, outcome FROM pilots")] == [("9_1", "preempted")]
+        lost = database.execute("SELECT vo, core_s FROM used WHERE use = 'lost' ORDER BY vo").fetchall()
+    assert [tuple(row) for row in lost] == [("CMS", 800), ("atlas", 400)]
+
+
+def test_the_time_of_a_held_cycle_is_counted_by_the_next(config: Config) -> None:
+    before = Memory(accounted=NOW - 120)
+    held = Plan({"dcgp": ResourcePlan(0, 0, 0, 0)}, held="squeue: no answer")
+    memory, _ = recording.keep(config, before, Memory(looked=NOW - 60), None, held, "p1", 0.5, 1)
+    assert (memory.accounted, memory.totals["cycles|held"]) == (NOW - 120, 1)
+    memory, _ = recording.keep(config, memory, replace(memory, looked=NOW), situation(), PLAN, "p2", 0.5, 0)
+    assert memory.totals["core_s|dcgp||tail"] == 100 * 120
+
+
+def test_a_vo_that_nobody_configured_is_other(config: Config) -> None:
+    odd = replace(STARTD, busy_by_vo={"mine|all": 5, "yours": 3, "atlas": 4})
+    seen = replace(situation(), pilots=(Pilot(JOB, PilotPhase.JOINED, odd),))
+    memory, _ = recording.keep(config, Memory(accounted=NOW - 1), Memory(looked=NOW), seen, PLAN, "p1", 0.5, 0)
+    busy = {key: value for key, value in memory.totals.items() if key.endswith("|busy")}
+    assert busy == {"core_s|dcgp|other|busy": 8, "core_s|dcgp|atlas|busy": 4}
+
+
+def test_what_pilots_do_under_the_kill_switch_is_not_known(config: Config) -> None:
+    """The pool is not asked then: a pilot that works looks as if it had not joined."""
+    seen = replace(situation(), stop="leo: maintenance", pilots=(Pilot(JOB, PilotPhase.BOOTING),))
+    memory, _ = recording.keep(config, Memory(accounted=NOW - 60), Memory(looked=NOW), seen, PLAN, "p1", 0.5, 0)
+    assert not any(key.startswith("core_s") for key in memory.totals)
+    assert memory.accounted == NOW
+    with store.reading(store.path_of(config)) as database:
+        assert [tuple(row) for row in database.execute("SELECT held FROM cycles")] == [("stopped: leo: maintenance",)]
+        assert database.execute("SELECT count(*) FROM plans").fetchone()[0] == 0
