@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from htcebridge.config import data, resource
 from htcebridge.config import tables as config_tables
 from htcebridge.config import types as config_types
+from htcebridge.config.paths import EdgePath
 from htcebridge.metrics import table as metrics_table
 
 TARGET = Path(__file__).with_name("configuration.md")
@@ -41,11 +42,18 @@ _NAMED: tuple[tuple[Any, str], ...] = (
     (config_types.Issuer, "URL"),
     (config_types.Pattern, "account pattern"),
     (config_types.Walltime, "job attribute"),
-    (config_types.Path, "path"),
     (config_types.CondorSource, "HTCondor source"),
     (config_types.Line, "text"),
 )
-_PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", date: "date", timedelta: "duration"}
+_PLAIN = {
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    date: "date",
+    timedelta: "duration",
+    EdgePath: "path",
+}
 
 TABLES: tuple[tuple[str, type[config_types.Table], str], ...] = (
     ("[tier1]", config_tables.Tier1, "Read by the controller; `collector` goes into the pilots, too. Required."),

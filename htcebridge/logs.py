@@ -11,11 +11,10 @@ import os
 import sys
 from datetime import datetime
 from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any
 
-from htcebridge.config.tables import Log
 from htcebridge.errors import ConfigError
-from htcebridge.pilot.script import expand
 
 _log = logging.getLogger("htcebridge")
 # syslog(3); sd-daemon(3) has them in front of a line.
@@ -27,19 +26,21 @@ def event(what: str, level: int = logging.INFO, **facts: object) -> None:
     _log.log(level, what, extra={"facts": facts})
 
 
-def setup(settings: Log, verbosity: int) -> None:
-    """Log as the configuration says; `verbosity` counts -v up and -q down. Raises ConfigError for a bad log.file."""
+def setup(path: Path | None, form: str, verbosity: int) -> None:
+    """Log to a file, or to standard error; `form` is "text" or "json", `verbosity` counts -v up and -q down.
+
+    Raises ConfigError for a file that cannot be written.
+    """
     level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG if verbosity > 0 else logging.ERROR)
     handler: logging.Handler
-    if settings.file is None:
+    if path is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
-        path = expand(settings.file, "log.file")
         try:
             handler = WatchedFileHandler(path, encoding="utf-8")  # it follows a rotation from outside
         except OSError as error:
             raise ConfigError(f"log.file: {path}: cannot be written: {error.strerror}") from None
-    handler.setFormatter(_Json() if settings.format == "json" else _Text(settings.file is None and _to_journal()))
+    handler.setFormatter(_Json() if form == "json" else _Text(path is None and _to_journal()))
     _log.handlers[:] = [handler]
     _log.setLevel(level)
 

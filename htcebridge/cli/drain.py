@@ -9,7 +9,7 @@ import click
 from htcebridge.cli import App
 from htcebridge.config.tables import Config
 from htcebridge.errors import ConfigError, ExitCode
-from htcebridge.pilot import marks, script
+from htcebridge.pilot import marks
 from htcebridge.slurm.commands import Slurm
 from htcebridge.slurm.text import ENDED_STATES
 
@@ -39,7 +39,7 @@ def command(app: App, target: str, reason: str) -> int:
 
 def marked(config: Config, target: str) -> tuple[list[Path], str]:
     """Where the mark of a resource or pilot lies, and its name. Raises ConfigError for what is neither."""
-    shared = {name: script.expand(each.shared_dir, "shared_dir") for name, each in config.resources.items()}
+    shared = {name: each.shared_dir.path for name, each in config.resources.items()}
     if target in shared:
         return [shared[target]], marks.resource_mark(config.pressure.instance, target)
     if not target[:1].isdigit():

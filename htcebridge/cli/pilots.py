@@ -57,7 +57,7 @@ def command(
 
     def read() -> list[Pilot]:
         jobs = Slurm(config.pressure.instance).queue().ours
-        view = pool.read_pool(observe.pool(config), config.pressure.instance, config.grant.vo_attribute)
+        view = pool.read_pool(pool.pool_of(config), config.pressure.instance, config.grant.vo_attribute)
         pilots = observe.join(jobs, view.startds, int(time.time()), config)
         listed = [pilot for pilot in pilots if ended_too or pilot.phase is not PilotPhase.ENDED]
         return chosen(listed, _row, KEYS, filters, sort, reverse)

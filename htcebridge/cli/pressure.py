@@ -66,7 +66,7 @@ def once(app: App, record: Path | None) -> int:
     and so nothing was done, or another controller is at work.
     """
     config = app.config()
-    logs.setup(config.log, app.verbosity)
+    _log(app, config)
     with ControllerLock(config) as lock:
         loop.wait_for_min_interval(config)
         result = cycle.cycle(config, lock, record)
@@ -93,7 +93,7 @@ def run(app: App, record: Path | None, http: str | None) -> int:
     """
     if http is not None:
         web.parse(http)
-    logs.setup(app.config().log, app.verbosity)
+    _log(app, app.config())
     loop.run(app.path(), record, http=http)
     return ExitCode.OK
 
@@ -116,7 +116,7 @@ def stop(app: App, reason: str) -> int:
         else:
             marks.set_stop(directory, reason or "htcebridge pressure stop")
             click.echo(f"stopped: {marks.stop_mark(directory)}")
-    logs.setup(config.log, app.verbosity)
+    _log(app, config)
     try:
         with ControllerLock(config) as lock:
             result = cycle.cycle(config, lock)
@@ -161,10 +161,14 @@ def reset(app: App, resource: str) -> int:
     return ExitCode.OK
 
 
+def _log(app: App, config: Config) -> None:
+    logs.setup(config.log.file.path if config.log.file else None, config.log.format, app.verbosity)
+
+
 def _shared(config: Config) -> list[Path]:
     if not config.resources:
         raise ConfigError("no [resource.NAME] in the configuration: nothing to stop")
-    return sorted({script.expand(each.shared_dir, "shared_dir") for each in config.resources.values()})
+    return sorted({each.shared_dir.path for each in config.resources.values()})
 
 
 def as_document(decision: Plan, now: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from htcebridge.config.paths import EdgePath, Key
 from htcebridge.config.types import (
     Address,
     CondorSource,
@@ -18,7 +19,6 @@ from htcebridge.config.types import (
     Mount,
     NodePath,
     Options,
-    Path,
     Table,
     TemplateName,
     Text,
@@ -34,14 +34,18 @@ class PilotSettings(Table):
         CondorSource, Field(description='Where HTCondor comes from: "system", "cvmfs:/cvmfs/..." or "tarball:/...".')
     ] = "system"
     token_file: Annotated[
-        Path, Field(description="The pilots' IDTOKEN: ADVERTISE_STARTD, ADVERTISE_MASTER, READ. Must be 0600.")
-    ] = "~/.config/htcebridge/pilot.idtoken"
+        EdgePath,
+        Key("token_file"),
+        Field(description="The pilots' IDTOKEN: ADVERTISE_STARTD, ADVERTISE_MASTER, READ. Must be 0600."),
+    ] = EdgePath("~/.config/htcebridge/pilot.idtoken")
     shared_dir: Annotated[
-        Path, Field(description="On the HPC's shared file system: the pilots' logs, drain marks, the kill switch.")
-    ] = "$WORK/htcebridge"
+        EdgePath,
+        Key("shared_dir"),
+        Field(description="On the HPC's shared file system: the pilots' logs, drain marks, the kill switch."),
+    ] = EdgePath("$WORK/htcebridge")
     scratch: Annotated[NodePath, Field(description="Node-local space for the startd and its jobs.")] = "$TMPDIR"
     job_scratch: Annotated[
-        Path | None,
+        Annotated[EdgePath, Key("job_scratch")] | None,
         Field(
             description="Directory on the parallel file system for the jobs' own directories, where the nodes have no "
             "disk and scratch is memory. Left out: they are in scratch."
@@ -80,10 +84,11 @@ class PilotSettings(Table):
         Field(description="The startd's configuration: generic, leonardo-dcgp, leonardo-booster or one of your own."),
     ] = "generic"
     templates: Annotated[
-        Path | None, Field(description="Folder with startd configurations of your own, NAME.conf.j2, on the edge node.")
+        Annotated[EdgePath, Key("templates")] | None,
+        Field(description="Folder with startd configurations of your own, NAME.conf.j2, on the edge node."),
     ] = None
     checks: Annotated[
-        Path | None,
+        Annotated[EdgePath, Key("checks")] | None,
         Field(description="Folder with checks of your own, on the edge node; they go into each pilot's script."),
     ] = None
     check_interval: Annotated[
@@ -168,7 +173,7 @@ class Resource(PilotSettings):
         Field(ge=0, description="Start nothing more after this many hours of this controller. 0 stops it."),
     ] = None
     executor: Annotated[
-        Path | None,
+        Annotated[EdgePath, Key("executor")] | None,
         Field(
             description="A site's own pilot script, run in the Slurm job instead of HTCondor's daemons: a manual "
             'glidein. Its startds join another pool, so mode must be "constant".'

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from htcebridge.config.data import Data
+from htcebridge.config.paths import EdgePath, Key
 from htcebridge.config.resource import Endpoint, PilotSettings, Resource
 from htcebridge.config.types import (
     Duration,
@@ -21,7 +22,6 @@ from htcebridge.config.types import (
     Identity,
     Issuer,
     Megabytes,
-    Path,
     Pattern,
     Subject,
     Table,
@@ -44,8 +44,10 @@ class Tier1(Table):
         Duration, Field(description="A schedd that left the collector counts as silent, not as empty, for this long.")
     ] = timedelta(days=1)
     token_directory: Annotated[
-        Path, Field(description="Directory of the controller's IDTOKEN; READ is enough. Files must be 0600.")
-    ] = "~/.condor/tokens.d"
+        EdgePath,
+        Key("tier1.token_directory"),
+        Field(description="Directory of the controller's IDTOKEN; READ is enough. Files must be 0600."),
+    ] = EdgePath("~/.condor/tokens.d")
     timeout: Annotated[Duration, Field(description="How long one daemon may take to answer.")] = timedelta(seconds=20)
 
 
@@ -243,16 +245,18 @@ class Pressure(Table):
     boot_timeout: Annotated[
         Duration, Field(description="A running pilot that has not joined after this long is no supply any more.")
     ] = timedelta(minutes=15)
-    state_dir: Annotated[Path, Field(description="Lock and small state of the controller, on the edge node.")] = (
-        "~/.local/state/htcebridge"
-    )
+    state_dir: Annotated[
+        EdgePath,
+        Key("pressure.state_dir"),
+        Field(description="Lock and small state of the controller, on the edge node."),
+    ] = EdgePath("~/.local/state/htcebridge")
 
 
 class History(Table):
     """What is kept of cycles, plans and pilots, for reports."""
 
     file: Annotated[
-        Path | None,
+        Annotated[EdgePath, Key("history.file")] | None,
         Field(
             description="SQLite file; best on a local disk of the edge node. Left out: INSTANCE.history.sqlite in "
             "pressure.state_dir."
@@ -268,7 +272,7 @@ class Metrics(Table):
     """Where Prometheus finds the controller's numbers."""
 
     textfile_directory: Annotated[
-        Path | None,
+        Annotated[EdgePath, Key("metrics.textfile_directory")] | None,
         Field(
             description="Directory of node_exporter's textfile collector: every cycle writes htcebridge-INSTANCE.prom "
             "there. Left out: no file."
@@ -283,7 +287,7 @@ class Log(Table):
         Literal["text", "json"], Field(description='One event a line: "text" is key=value, "json" an object.')
     ] = "text"
     file: Annotated[
-        Path | None,
+        Annotated[EdgePath, Key("log.file")] | None,
         Field(
             description="File to append to; it may be rotated from outside. Left out: standard error, which systemd "
             "hands to the journal."

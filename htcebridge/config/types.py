@@ -77,8 +77,6 @@ Subject = Annotated[Line, _matching(r"[\w.:@/=+-]+", "a token's subject or group
 Identity = Annotated[Line, _matching(r"[\w.-]+@[\w.-]+", "an identity such as 'condor@cr.example.org'")]
 GroupName = Annotated[Line, _matching(r"[A-Za-z]\w*(\.\w+)*", "an accounting group such as 'opp_cms'")]
 Walltime = Annotated[Line, _matching(r"[A-Za-z_]\w*( \* \d+)?", "a job attribute in seconds, or 'Attribute * factor'")]
-# A shell variable in front is expanded where the path is used: shared ones on the edge node, scratch on the node.
-Path = Annotated[Line, _matching(r"(~|/|\$\w+|\$\{\w+\}).*", "an absolute path (it may begin with ~ or $VARIABLE)")]
 # A path on the worker node: only a variable of the node's environment in front is expanded there.
 NodePath = Annotated[
     Line, _matching(r"(/|\$[A-Za-z_]\w*(/|$)|\$\{[A-Za-z_]\w*\})[^$`~]*", "an absolute path (/... or $VARIABLE/...)")

@@ -57,7 +57,7 @@ def carry_out(
 
 
 def _drain(doing: _Doing, name: str, decision: ResourcePlan) -> None:
-    shared = pilot_script.expand(doing.config.resources[name].shared_dir, "shared_dir")
+    shared = doing.config.resources[name].shared_dir.path
     for id_ in decision.drain:
         marks.set_drain(shared, id_, f"plan {doing.plan_id}: its work fits elsewhere", tail=True)
     for id_ in decision.undrain:
@@ -79,7 +79,7 @@ def _cancel(doing: _Doing, name: str, decision: ResourcePlan) -> None:
 
 def _submit(doing: _Doing, name: str, decision: ResourcePlan) -> None:
     resource = doing.config.resources[name]
-    marks.prepare(pilot_script.expand(resource.shared_dir, "shared_dir"))
+    marks.prepare(resource.shared_dir.path)
     script = pilot_script.script(doing.config, name)
     entry = Entry(
         when=int(time.time()),

@@ -21,7 +21,7 @@ from htcebridge.controller.situation import Marks, build
 from htcebridge.errors import BridgeError, ConfigError, ExitCode, UnknownState
 from htcebridge.history import recording
 from htcebridge.model import Demand, Pilot, Plan, Situation, SlurmJob
-from htcebridge.pilot import advertise, ghost, ghost_view, marks, script
+from htcebridge.pilot import advertise, ghost, ghost_view, marks
 from htcebridge.pilot.logs import prune_logs
 from htcebridge.plan import planner
 from htcebridge.slurm.commands import Slurm
@@ -29,7 +29,7 @@ from htcebridge.state import ledger
 from htcebridge.state.ledger import Entry, Ledger
 from htcebridge.state.lock import ControllerLock
 from htcebridge.state.memory import Memory, recall, remember
-from htcebridge.tier1 import pool
+from htcebridge.tier1 import pool, tokens
 from htcebridge.units import format_duration
 
 _TIDY_S = 3600
@@ -136,13 +136,13 @@ def _marks(config: Config, memory: Memory) -> Marks:
 def shared_directories(config: Config, memory: Memory) -> list[Path]:
     """Where the pilots of this configuration look for marks. One that was never there is left out: a first cycle finds
     none. Where the file system itself is missing the directory above is not there either."""
-    expanded = {script.expand(each.shared_dir, "shared_dir") for each in config.resources.values()}
+    expanded = {each.shared_dir.path for each in config.resources.values()}
     return sorted(path for path in expanded if path.exists() or str(path) in memory.shared or not path.parent.is_dir())
 
 
 def _with_pool(config: Config, seen: Observation, jobs: Sequence[SlurmJob], memory: Memory) -> Observation:
     """What the Tier-1 says. Raises UnknownState if the collector or all schedds are silent."""
-    view = pool.read_pool(observe.pool(config), config.pressure.instance, config.grant.vo_attribute)
+    view = pool.read_pool(pool.pool_of(config), config.pressure.instance, config.grant.vo_attribute)
     schedds = observe.with_absent(config, view.schedds, seen.now, memory.schedds)
     asks_negotiator = config.pressure.demand_source == "negotiator"
     window_s = ghost.window_s(config, view) if asks_negotiator else None
@@ -240,7 +240,7 @@ def _tidied(config: Config, found: Look, memory: Memory) -> tuple[Memory, list[s
             marks.sweep(directory, found.listed, now)
             prune_logs(directory, _KEEP_LOGS_DAYS, _KEEP_LOGS_BYTES, found.listed)
         for scratch in {each.job_scratch for each in config.resources.values() if each.job_scratch}:
-            leftovers.sweep(script.expand(scratch, "job_scratch"), found.listed, now)
+            leftovers.sweep(scratch.path, found.listed, now)
         Ledger(config).prune(now)
         recording.prune(config, now)
     except BridgeError as error:
@@ -304,14 +304,14 @@ def _record(path: Path, situation: Situation, plan: Plan) -> list[str]:
 
 def check_pilots_can_start(config: Config) -> None:
     """What would make every pilot fail, found before the first is submitted. Raises ConfigError."""
-    pool.check_tokens(observe.pool(config).token_directory)
+    tokens.check_directory(pool.pool_of(config).token_directory)
     for resource in config.resources.values():
-        script.expand(resource.shared_dir, "shared_dir")
+        resource.shared_dir.check()
         if resource.executor is not None:
             continue
-        token = script.expand(resource.token_file, "token_file")
-        pool.check_secret(token)
-        expires = pool.token_expiry(token)
+        token = resource.token_file.path
+        tokens.check_secret(token)
+        expires = tokens.expiry(token)
         if expires is not None and expires < time.time() + resource.walltime.total_seconds():
             raise ConfigError(
                 f"{token}: expires {time.strftime('%Y-%m-%d %H:%M', time.localtime(expires))}, before a pilot of "

@@ -12,7 +12,6 @@ from htcebridge.config.tables import Config
 from htcebridge.controller.endings import classify
 from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, Pilot, PilotPhase, Shape
-from htcebridge.pilot import script
 from htcebridge.pilot.logs import OutcomeLine, read_outcome
 from htcebridge.plan.health import NODE_MEMORY_S
 from htcebridge.slurm.commands import Billing, Slurm
@@ -153,7 +152,7 @@ def _last_words(config: Config, resource: str, id_: str) -> OutcomeLine | None:
     if resource not in config.resources:
         return None
     try:
-        return read_outcome(script.expand(config.resources[resource].shared_dir, "shared_dir"), id_)
+        return read_outcome(config.resources[resource].shared_dir.path, id_)
     except BridgeError as error:
         logs.event("a pilot's last words cannot be read", logging.WARNING, pilot=id_, why=error)
         return None

@@ -15,7 +15,6 @@ from htcebridge.controller.observe import Observation
 from htcebridge.controller.situation import fingerprint
 from htcebridge.errors import UnknownState
 from htcebridge.model import EndedPilot, Wait
-from htcebridge.pilot.script import expand
 from htcebridge.slurm.commands import Slurm
 from htcebridge.state.ledger import Entry, unsettled
 from htcebridge.state.memory import Clock, Disabled, Memory, ReadLimits, recall, remember
@@ -110,7 +109,7 @@ def apply_resets(config: Config) -> None:
 
 
 def _reset_file(config: Config, resource: str) -> Path:
-    directory = expand(config.pressure.state_dir, "pressure.state_dir")
+    directory = config.pressure.state_dir.path
     return directory / f"{config.pressure.instance}.reset.{resource}"
 
 

@@ -11,7 +11,7 @@ from htcebridge.pilot import script
 from htcebridge.pilot.ghost_view import Track
 from htcebridge.slurm.text import ENDED_STATES, OtherJob
 from htcebridge.slurm.waits import wait_of
-from htcebridge.tier1 import pool as tier1_pool
+from htcebridge.tier1 import pool
 from htcebridge.tier1.fit import Matcher, evaluate
 
 # Slurm's job states (squeue(1), JOB STATE CODES). A state that is in none of these is unknown: not supply, shown.
@@ -26,7 +26,7 @@ class Negotiator:
     """What the Tier-1's negotiator says (demand_source = "negotiator"): `ghosts` are the offline slots that are there,
     `tracks` what to remember of them, `alarms` where it does not agree with the query."""
 
-    ghosts: tuple[tier1_pool.Ghost, ...]
+    ghosts: tuple[pool.Ghost, ...]
     condor_version: str
     tracks: Mapping[str, Track]
     alarms: tuple[str, ...] = ()
@@ -48,37 +48,26 @@ class Observation:
     negotiator: Negotiator | None = None
 
 
-def pool(config: Config) -> tier1_pool.Pool:
-    """The Tier-1 as the configuration names it. Raises ConfigError."""
-    return tier1_pool.Pool(
-        collector=config.tier1.collector,
-        token_directory=script.expand(config.tier1.token_directory, "tier1.token_directory"),
-        schedds=config.tier1.schedds,
-        schedd_constraint=config.tier1.schedd_constraint,
-        timeout_s=config.tier1.timeout.total_seconds(),
-    )
-
-
 def ask_schedds(
     config: Config,
-    schedds: Sequence[tier1_pool.Schedd],
-    known: tier1_pool.Qdates,
+    schedds: Sequence[pool.Schedd],
+    known: pool.Qdates,
     now: int,
     window_s: int | None = None,
-) -> list[tier1_pool.ScheddGroups]:
+) -> list[pool.ScheddGroups]:
     """Ask these schedds what waits; `known` is the cache that the last answers left (`tier1.pool.qdates`).
 
     `window_s`: ask also what the negotiator turned away for so long.
     """
     grant = config.grant
-    tag = tier1_pool.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
+    tag = pool.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
     if window_s is None and config.pressure.either_only_rejected:
         window_s = _REJECTED_LATELY_S
-    return tier1_pool.read_demand(pool(config), schedds, tag, known, now - window_s if window_s is not None else None)
+    return pool.read_demand(pool.pool_of(config), schedds, tag, known, now - window_s if window_s is not None else None)
 
 
 def matched(
-    config: Config, schedds: Sequence[tier1_pool.Schedd], answers: Sequence[tier1_pool.ScheddGroups], now: int
+    config: Config, schedds: Sequence[pool.Schedd], answers: Sequence[pool.ScheddGroups], now: int
 ) -> list[Group]:
     """What waits, each group of each schedd matched against each resource."""
     # A manual glidein's startds are in another pool: no job of this one runs there.
@@ -87,7 +76,7 @@ def matched(
     return [group for answer in answers for group in _groups(answer, matcher, config, now)]
 
 
-def demand_of(groups: Iterable[Group], answers: Sequence[tier1_pool.ScheddGroups]) -> Demand:
+def demand_of(groups: Iterable[Group], answers: Sequence[pool.ScheddGroups]) -> Demand:
     """The groups of all schedds together, largest first, and how each schedd answered."""
     return Demand(
         groups=tuple(
@@ -97,19 +86,19 @@ def demand_of(groups: Iterable[Group], answers: Sequence[tier1_pool.ScheddGroups
     )
 
 
-def version_of(schedds: Iterable[tier1_pool.Schedd]) -> str:
+def version_of(schedds: Iterable[pool.Schedd]) -> str:
     """The HTCondor that the pool runs, for which pilots are taken to be too."""
     return next((schedd.version for schedd in schedds if schedd.version), "")
 
 
 def with_absent(
-    config: Config, schedds: Sequence[tier1_pool.Schedd], now: int, known: Mapping[str, int]
-) -> tuple[tier1_pool.Schedd, ...]:
+    config: Config, schedds: Sequence[pool.Schedd], now: int, known: Mapping[str, int]
+) -> tuple[pool.Schedd, ...]:
     """These schedds and the ones that the collector knew lately (name -> when): their jobs are unknown, not gone."""
     there = {schedd.name for schedd in schedds}
     oldest = now - config.tier1.remember_schedds.total_seconds()
     absent = () if config.tier1.schedds else (name for name, seen in known.items() if seen >= oldest)
-    return (*schedds, *(tier1_pool.Schedd(name, "", "") for name in sorted(absent) if name not in there))
+    return (*schedds, *(pool.Schedd(name, "", "") for name in sorted(absent) if name not in there))
 
 
 def join(jobs: Iterable[SlurmJob], startds: Iterable[Startd], now: int, config: Config) -> list[Pilot]:
@@ -172,7 +161,7 @@ def merged(groups: Iterable[Group]) -> list[Group]:
     return list(found.values())
 
 
-def _groups(answer: tier1_pool.ScheddGroups, matcher: Matcher, config: Config, now: int) -> Iterable[Group]:
+def _groups(answer: pool.ScheddGroups, matcher: Matcher, config: Config, now: int) -> Iterable[Group]:
     default_s = int(config.pilot.default_walltime.total_seconds())
     either = {vo.name.lower() for vo in config.vos if vo.placement == "either"}
     for group in answer.groups:

@@ -12,13 +12,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
 from htcebridge.doctor import judge
 from htcebridge.doctor.checks import Check, Finding, Status, finding
 from htcebridge.doctor.judge import DirectoryFacts
 from htcebridge.errors import BridgeError, ConfigError
 from htcebridge.history import store
-from htcebridge.pilot import marks, script
+from htcebridge.pilot import marks
 from htcebridge.slurm.commands import Slurm
 from htcebridge.units import plural
 
@@ -30,8 +31,8 @@ _SETTLE_S = 60
 def checks(config: Config, now: float, timeout_s: float) -> list[Check]:
     """Each directory that the configuration names, once. A file system that hangs costs its own deadline."""
     found = [
-        Check("directory", ", ".join(names), partial(_directory, key, path, ", ".join(names), now), timeout_s)
-        for (key, path), names in _directories(config).items()
+        Check("directory", ", ".join(names), partial(_directory, path, ", ".join(names), now), timeout_s)
+        for path, names in _directories(config).items()
     ]
     records = (("metrics", _textfile, config.metrics.textfile_directory), ("log", _log, config.log.file))
     return [
@@ -57,16 +58,16 @@ def _history(config: Config) -> Finding:
     return _record("history", _not_writable(path), "see its owner and mode", f"{path}: {plural(cycles, 'cycle')}")
 
 
-def _textfile(path: str) -> Finding:
+def _textfile(path: EdgePath) -> Finding:
     """Where node_exporter looks."""
-    facts = look_at(script.expand(path, "metrics.textfile_directory"), 0)
+    facts = look_at(path.path, 0)
     wrong = f"{facts.path}: {facts.error or 'is not there'}" if facts.error or not facts.exists else ""
     return _record("metrics", wrong, "make it, or change metrics.textfile_directory", f"{facts.path}: can be written")
 
 
-def _log(path: str) -> Finding:
+def _log(path: EdgePath) -> Finding:
     """Without its file the controller does not start."""
-    file = script.expand(path, "log.file")
+    file = path.path
     above = look_at(file.parent, 0)
     wrong = _not_writable(file) if file.exists() else above.error
     if not above.exists:
@@ -84,23 +85,23 @@ def _not_writable(path: Path) -> str:
     return "" if os.access(path, os.W_OK) else f"{path}: cannot be written by this user"
 
 
-def _directories(config: Config) -> dict[tuple[str, str], list[str]]:
-    """(key, path as written) -> the resources that have it."""
-    found: dict[tuple[str, str], list[str]] = {}
+def _directories(config: Config) -> dict[EdgePath, list[str]]:
+    """Path -> the resources that have it."""
+    found: dict[EdgePath, list[str]] = {}
     for name, resource in config.resources.items():
         for key in ("shared_dir", "job_scratch"):
             if path := getattr(resource, key):
-                found.setdefault((key, path), []).append(name)
+                found.setdefault(path, []).append(name)
     return found
 
 
-def _directory(key: str, path: str, about: str, now: float) -> Iterator[Finding]:
+def _directory(path: EdgePath, about: str, now: float) -> Iterator[Finding]:
     try:
-        expanded = script.expand(path, key)
+        here = path.path
     except ConfigError as error:
         yield Finding("directory", about, Status.FAIL, str(error), "set the variable where the controller runs, too")
         return
-    yield judge.directory(about, key, look_at(expanded, now))
+    yield judge.directory(about, path.key, look_at(here, now))
 
 
 def look_at(path: Path, now: float) -> DirectoryFacts:
@@ -163,7 +164,7 @@ def _newest_log(logs: Path, now: float) -> float | None:
 
 
 def _state_dir(config: Config) -> Finding:
-    path = script.expand(config.pressure.state_dir, "pressure.state_dir")
+    path = config.pressure.state_dir.path
     facts = look_at(_nearest(path), 0)
     key = "pressure.state_dir"
     facts = DirectoryFacts(str(path), path.is_dir(), above=True, error=facts.error, free_mb=facts.free_mb)
@@ -191,7 +192,7 @@ def from_node(config: Config, name: str, deadline_s: float) -> Check:
 def _from_node(config: Config, slurm: Slurm, name: str, deadline_s: float) -> Iterator[Finding]:
     resource = config.resources[name]
     keys = [key for key in ("shared_dir", "job_scratch") if getattr(resource, key)]
-    directories = [script.expand(getattr(resource, key), key) for key in keys]
+    directories = [getattr(resource, key).path for key in keys]
     token = f".htcebridge-doctor-{os.getpid()}-{time.time_ns():x}"
     try:
         for directory in directories:

@@ -15,7 +15,8 @@ from htcebridge.config.tables import Config
 from htcebridge.doctor.checks import Finding, Problem, Status, finding
 from htcebridge.model import Shape
 from htcebridge.slurm.limits import SlurmLimits, room
-from htcebridge.tier1.pool import Claims, Tagged
+from htcebridge.tier1.pool import Tagged
+from htcebridge.tier1.tokens import Claims
 from htcebridge.units import format_duration, plural
 
 # A new token takes a mail to the Tier-1 and a colleague who is on leave.

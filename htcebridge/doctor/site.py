@@ -164,7 +164,7 @@ def _last(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _stop(config: Config) -> Finding:
-    shared = {pilot_script.expand(each.shared_dir, "shared_dir") for each in config.resources.values()}
+    shared = {each.shared_dir.path for each in config.resources.values()}
     try:
         return judge.kill_switch(marks.read_stop(sorted(path for path in shared if path.exists())))
     except UnknownState as error:

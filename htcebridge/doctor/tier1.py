@@ -11,15 +11,17 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
 from htcebridge.controller import observe
 from htcebridge.doctor import judge
 from htcebridge.doctor.checks import Check, Finding, Status, finding
 from htcebridge.doctor.judge import TokenFile
 from htcebridge.errors import BridgeError, ConfigError
-from htcebridge.pilot import advertise, script
+from htcebridge.pilot import advertise
 from htcebridge.state.memory import recall
 from htcebridge.tier1 import pool as tier1_pool
+from htcebridge.tier1 import tokens
 from htcebridge.tier1.pool import Schedd, Tagged
 
 _CONNECT_S = 5.0
@@ -34,7 +36,7 @@ def checks(config: Config, now: float, timeout_s: float) -> list[Check]:
         Check("clock", "", partial(_collector, config, each_s), deadline_s),
         Check("schedd", "", partial(_schedds, config, each_s, int(now)), deadline_s),
     ]
-    files: dict[str, list[str]] = {}
+    files: dict[EdgePath, list[str]] = {}
     for name, resource in config.resources.items():
         if resource.executor is None:
             files.setdefault(resource.token_file, []).append(name)
@@ -46,7 +48,7 @@ def checks(config: Config, now: float, timeout_s: float) -> list[Check]:
 
 
 def _controllers_tokens(config: Config, now: float) -> Iterator[Finding]:
-    directory = script.expand(config.tier1.token_directory, "tier1.token_directory")
+    directory = config.tier1.token_directory.path
     try:
         paths = [path for path in sorted(directory.iterdir()) if path.is_file()]
     except OSError as error:
@@ -64,9 +66,9 @@ def _controllers_tokens(config: Config, now: float) -> Iterator[Finding]:
         yield judge.token(about, _token_file(path), judge.CONTROLLER_NEEDS, now)
 
 
-def _pilots_token(config: Config, file: str, about: str, names: list[str], now: float) -> Iterator[Finding]:
+def _pilots_token(config: Config, file: EdgePath, about: str, names: list[str], now: float) -> Iterator[Finding]:
     longest_s = max(config.resources[name].walltime.total_seconds() for name in names)
-    path = script.expand(file, "token_file")
+    path = file.path
     yield judge.token(about, _token_file(path), judge.PILOT_NEEDS, now, longest_s)
 
 
@@ -74,7 +76,7 @@ def _token_file(path: Path) -> TokenFile:
     """A token's own account of itself; its text goes no further."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-        return TokenFile(str(path), mode, tier1_pool.token_claims(path))
+        return TokenFile(str(path), mode, tokens.claims_of(path))
     except OSError as error:
         return TokenFile(str(path), 0o600, None, f"{path}: {(error.strerror or str(error)).lower()}")
     except ConfigError as error:
@@ -82,9 +84,9 @@ def _token_file(path: Path) -> TokenFile:
 
 
 def _collector(config: Config, timeout_s: float) -> Iterator[Finding]:
-    pool = replace(observe.pool(config), timeout_s=timeout_s)
+    pool = replace(tier1_pool.pool_of(config), timeout_s=timeout_s)
     try:
-        tier1_pool.check_tokens(pool.token_directory)
+        tokens.check_directory(pool.token_directory)
         said = tier1_pool.read_collector(pool)
     except ConfigError as error:
         yield Finding("clock", "collector", Status.SKIP, f"not checked: {error}", "see token")
@@ -97,7 +99,7 @@ def _collector(config: Config, timeout_s: float) -> Iterator[Finding]:
     yield judge.versions("HTCondor", "collector", said.version, judge.OLDEST_CONDOR)
 
 
-def _advertise(config: Config, file: str, about: str, timeout_s: float) -> Iterator[Finding]:
+def _advertise(config: Config, file: EdgePath, about: str, timeout_s: float) -> Iterator[Finding]:
     """Whether the pool lets the pilots' token in: it asks for the ads to be taken away for which `false` holds."""
     bounded = config.tier1.model_copy(update={"timeout": timedelta(seconds=timeout_s)})
     try:
@@ -121,7 +123,7 @@ def _advertise(config: Config, file: str, about: str, timeout_s: float) -> Itera
 def _answers(config: Config, timeout_s: float) -> bool:
     """Whether the collector answers the controller."""
     try:
-        tier1_pool.read_collector(replace(observe.pool(config), timeout_s=timeout_s))
+        tier1_pool.read_collector(replace(tier1_pool.pool_of(config), timeout_s=timeout_s))
     except BridgeError:
         return False
     return True
@@ -129,7 +131,7 @@ def _answers(config: Config, timeout_s: float) -> bool:
 
 def _schedds(config: Config, timeout_s: float, now: int) -> Iterator[Finding]:
     """The collector, then each schedd that it has or lately had, all at the same time, and what their jobs show."""
-    pool = replace(observe.pool(config), timeout_s=timeout_s)
+    pool = replace(tier1_pool.pool_of(config), timeout_s=timeout_s)
     where = config.tier1.collector
     try:
         view = tier1_pool.read_pool(pool, config.pressure.instance, config.grant.vo_attribute)

@@ -20,7 +20,6 @@ from htcebridge.config.tables import Config
 from htcebridge.errors import BridgeError, ExitCode
 from htcebridge.history.usage import Use, Used, shared_out
 from htcebridge.model import Demand, EndedPilot, Pilot, Plan
-from htcebridge.pilot.script import expand
 from htcebridge.state.memory import Seen
 
 VERSION = 1
@@ -98,8 +97,8 @@ class Cycle:
 def path_of(config: Config) -> Path:
     """Where the history of this configuration's controller is. Raises ConfigError."""
     if config.history.file:
-        return expand(config.history.file, "history.file")
-    return expand(config.pressure.state_dir, "pressure.state_dir") / f"{config.pressure.instance}.history.sqlite"
+        return config.history.file.path
+    return config.pressure.state_dir.path / f"{config.pressure.instance}.history.sqlite"
 
 
 def record(path: Path, cycle: Cycle) -> None:

@@ -17,8 +17,7 @@ from htcebridge.controller.cycle import CycleResult
 from htcebridge.errors import BridgeError, ConfigError
 from htcebridge.metrics.samples import Expiries, samples
 from htcebridge.metrics.table import TABLE, Kind, Metric, Sample
-from htcebridge.pilot.script import expand
-from htcebridge.tier1 import pool
+from htcebridge.tier1 import tokens
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `render` returns (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
@@ -49,7 +48,7 @@ def write_textfile(config: Config, result: CycleResult) -> list[str]:
     if config.metrics.textfile_directory is None:
         return []
     try:
-        directory = expand(config.metrics.textfile_directory, "metrics.textfile_directory")
+        directory = config.metrics.textfile_directory.path
         _replace(
             directory / f"htcebridge-{config.pressure.instance}.prom", render(config, result, token_expiries(config))
         )
@@ -74,22 +73,22 @@ def token_expiries(config: Config) -> Expiries:
     found: dict[tuple[str, str], int] = {}
     own: list[Path] = []
     with suppress(OSError, ConfigError):
-        directory = expand(config.tier1.token_directory, "tier1.token_directory")
+        directory = config.tier1.token_directory.path
         own = [path for path in directory.iterdir() if path.is_file()]
     expires = [when for path in own if (when := _expiry(path)) is not None]
     if expires:
         found["controller", ""] = min(expires)
     for name, resource in config.resources.items():
-        if resource.executor is None and (when := _expiry(resource.token_file)) is not None:
-            found["pilot", name] = when
+        with suppress(ConfigError):
+            if resource.executor is None and (when := tokens.expiry(resource.token_file.path)) is not None:
+                found["pilot", name] = when
     return found
 
 
-def _expiry(token: Path | str) -> int | None:
-    try:
-        return pool.token_expiry(expand(str(token), "token_file"))
-    except ConfigError:
-        return None
+def _expiry(token: Path) -> int | None:
+    with suppress(ConfigError):
+        return tokens.expiry(token)
+    return None
 
 
 class _Families(Collector):

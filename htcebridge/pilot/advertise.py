@@ -7,21 +7,22 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
 from htcebridge.errors import BridgeError, UnknownState
-from htcebridge.pilot import script
 from htcebridge.templates import classad_string
 from htcebridge.tier1 import pool as tier1_pool
+from htcebridge.tier1 import tokens
 
 
-def send(config: Config, token_file: str, ads: Sequence[str], gone: str, masters_too: bool = False) -> None:
+def send(config: Config, token_file: EdgePath, ads: Sequence[str], gone: str, masters_too: bool = False) -> None:
     """Take away the startd ads that `gone` (a ClassAd constraint, or nothing) means, then send these (ClassAd text).
 
     `masters_too`: those of the pilots' masters and startd daemons as well. Raises ConfigError for a bad token,
     UnknownState if the collector does not take them.
     """
-    token = script.expand(token_file, "token_file")
-    tier1_pool.check_secret(token)
+    token = token_file.path
+    tokens.check_secret(token)
     with tempfile.TemporaryDirectory(prefix="htcebridge-") as directory:
         copy = Path(directory) / "pilot"
         copy.touch(mode=0o600)
@@ -40,7 +41,7 @@ def send(config: Config, token_file: str, ads: Sequence[str], gone: str, masters
             ) from None
 
 
-def say_goodbye(config: Config, token_file: str, pilot_ids: Iterable[str]) -> None:
+def say_goodbye(config: Config, token_file: EdgePath, pilot_ids: Iterable[str]) -> None:
     """Take the ads of dead pilots out of the collector: they would be matched until they expire. Raises as `send`."""
     named = " || ".join(f"PilotJobId =?= {classad_string(id_)}" for id_ in pilot_ids)
     ours = f"PilotInstance =?= {classad_string(config.pressure.instance)}"

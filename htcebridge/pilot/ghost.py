@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
+from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
 from htcebridge.pilot import ghost_view, script
 from htcebridge.pilot.advertise import send
@@ -151,5 +152,5 @@ def _ours(config: Config) -> str:
     return f"IsGhost =?= true && PilotInstance =?= {classad_string(config.pressure.instance)}"
 
 
-def _any_token(config: Config) -> str:
+def _any_token(config: Config) -> EdgePath:
     return next(iter(config.resources.values())).token_file

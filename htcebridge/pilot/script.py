@@ -5,7 +5,6 @@ All of it comes from one resource of the configuration, so that the planner's id
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from htcebridge import trusted
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.errors import ConfigError, UnsetVariable
+from htcebridge.errors import ConfigError
 from htcebridge.model import Limits, Shape
 from htcebridge.pilot import checks as pilot_checks
 from htcebridge.pilot import siteconf
@@ -190,7 +189,7 @@ def _startd_template(resource: Resource) -> tuple[str, Path | None]:
     file = f"{resource.template}.conf.j2"
     if resource.templates is None:
         return f"startd_configs/{file}", None
-    own = expand(resource.templates, "templates")
+    own = resource.templates.path
     if own / file not in trusted.folder(own, "templates"):
         return f"startd_configs/{file}", own
     template = f"{OWN}/{file}"
@@ -210,16 +209,16 @@ def script(config: Config, name: str) -> str:
         "minutes": lambda duration: format_minutes(_seconds(duration)),
         "seconds": _seconds,
         "signal_s": min(SIGNAL_BEFORE_END_S, max(30, _seconds(resource.margin) - 30)),
-        "log_dir": expand(resource.shared_dir, "shared_dir") / "logs",
+        "log_dir": resource.shared_dir.path / "logs",
         "checks": _checks(config, resource),
-        "job_scratch": expand(resource.job_scratch, "job_scratch") if resource.job_scratch else None,
+        "job_scratch": resource.job_scratch.path if resource.job_scratch else None,
     }
     if resource.executor is not None:
-        return render("slurm_scripts/executor.sh.j2", **common, executor=expand(resource.executor, "executor"))
+        return render("slurm_scripts/executor.sh.j2", **common, executor=resource.executor.path)
     return render(
         "slurm_scripts/pilot.sh.j2",
         **common,
-        token_file=expand(resource.token_file, "token_file"),
+        token_file=resource.token_file.path,
         condor_kind=resource.condor.partition(":")[0],
         condor_path=resource.condor.partition(":")[2],
         startd_config=startd_config(config, name),
@@ -229,7 +228,7 @@ def script(config: Config, name: str) -> str:
 
 
 def _checks(config: Config, resource: Resource) -> dict[str, str]:
-    return pilot_checks.files(config, resource, expand(resource.checks, "checks") if resource.checks else None)
+    return pilot_checks.files(config, resource, resource.checks.path if resource.checks else None)
 
 
 def _seconds(duration: timedelta) -> int:
@@ -242,18 +241,6 @@ def resource_of(config: Config, name: str) -> Resource:
         known = ", ".join(config.resources) or "none is configured"
         raise ConfigError(f"no resource {name!r} in the configuration; known: {known}")
     return config.resources[name]
-
-
-def expand(path: str, key: str) -> Path:
-    """A path of the edge node with ~ and $VARIABLES put in. Raises ConfigError for an unset variable."""
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    if "$" in expanded:
-        raise UnsetVariable(
-            f"{key} = {path!r}: an environment variable in it is not set here; set it or write the path"
-        )
-    if not os.path.isabs(expanded):
-        raise ConfigError(f"{key} = {path!r}: not an absolute path")
-    return Path(expanded)
 
 
 def _gres(resource: Resource) -> str:

@@ -98,7 +98,7 @@ class JobRecords:
 
 def jobs(config: Config, since: int, until: int) -> JobRecords:
     """Jobs that ended in [since, until), seconds since the epoch, of every schedd. Raises UnknownState, ConfigError."""
-    pool = observe.pool(config)
+    pool = tier1_pool.pool_of(config)
     view = tier1_pool.read_pool(pool, config.pressure.instance, config.grant.vo_attribute)
     # One that is down has taken its ad away: its jobs are missing, and that has to be said.
     schedds = observe.with_absent(config, view.schedds, int(time.time()), recall(config).schedds)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from htcebridge.config.tables import Config
 from htcebridge.errors import BridgeError
-from htcebridge.pilot.script import expand
 
 HOUR_S, DAY_S = 3600, 86400
 # A pilot's life may be longer than the day that the caps look back.
@@ -45,7 +44,7 @@ class Ledger:
     """The file of one instance. Every method raises BridgeError if it cannot be read or written."""
 
     def __init__(self, config: Config) -> None:
-        directory = expand(config.pressure.state_dir, "pressure.state_dir")
+        directory = config.pressure.state_dir.path
         self._path = directory / f"{config.pressure.instance}.submissions"
 
     def entries(self) -> list[Entry]:

@@ -22,7 +22,6 @@ from typing import IO
 
 from htcebridge.config.tables import Config
 from htcebridge.errors import BridgeError, ConfigError, LockHeld, UnknownState
-from htcebridge.pilot.script import expand
 
 # A controller on another host that was not heard of for so long, or five intervals if that is longer, is dead.
 _LEASE_S = 600
@@ -53,7 +52,7 @@ class ControllerLock:
     file: IO[str]
 
     def __init__(self, config: Config) -> None:
-        directory = expand(config.pressure.state_dir, "pressure.state_dir")
+        directory = config.pressure.state_dir.path
         self._path = directory / f"{config.pressure.instance}.lock"
         self._record = directory / f"{config.pressure.instance}.owner"
         self._lease_s = max(_LEASE_S, 5 * config.pressure.interval.total_seconds())

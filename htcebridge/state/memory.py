@@ -18,7 +18,6 @@ from htcebridge import logs
 from htcebridge.config.tables import Config
 from htcebridge.model import EndedPilot, Streaks
 from htcebridge.pilot.ghost_view import Track
-from htcebridge.pilot.script import expand
 from htcebridge.slurm.limits import SlurmLimits
 
 
@@ -156,4 +155,4 @@ def remember(config: Config, memory: Memory) -> None:
 
 
 def _file(config: Config) -> Path:
-    return expand(config.pressure.state_dir, "pressure.state_dir") / f"{config.pressure.instance}.json"
+    return config.pressure.state_dir.path / f"{config.pressure.instance}.json"

@@ -7,10 +7,8 @@ killed at its deadline, and its memory goes with it.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import stat
 import subprocess
 import sys
 import time
@@ -21,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from htcebridge import calls
-from htcebridge.errors import BridgeError, ConfigError, UnknownState
+from htcebridge.config.tables import Config
+from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.model import Shape, Startd
+from htcebridge.tier1 import tokens
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,17 @@ class Pool:
     schedds: tuple[str, ...] = ()
     schedd_constraint: str = "true"
     timeout_s: float = 20.0
+
+
+def pool_of(config: Config) -> Pool:
+    """The Tier-1 as the configuration names it. Raises ConfigError."""
+    return Pool(
+        collector=config.tier1.collector,
+        token_directory=config.tier1.token_directory.path,
+        schedds=config.tier1.schedds,
+        schedd_constraint=config.tier1.schedd_constraint,
+        timeout_s=config.tier1.timeout.total_seconds(),
+    )
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,7 @@ def read_pool(pool: Pool, instance: str, vo_attribute: str = "OpportunisticVO") 
 
     Raises ConfigError for a bad token directory, UnknownState if the collector does not answer or knows no schedd.
     """
-    check_tokens(pool.token_directory)
+    tokens.check_directory(pool.token_directory)
     request = {
         "ask": "pool",
         "collector": pool.collector,
@@ -230,65 +241,6 @@ def _read_schedd(
         return ScheddGroups(schedd.name, time.monotonic() - started, error=str(error), qdates=known)
     groups = tuple(_job_group(row) for row in answer["groups"])
     return ScheddGroups(schedd.name, time.monotonic() - started, groups, qdates=answer["qdates"])
-
-
-def check_tokens(directory: Path) -> None:
-    """Refuse a token directory that is missing, empty or readable by others. Raises ConfigError."""
-    try:
-        tokens = [path for path in sorted(directory.iterdir()) if path.is_file()]
-    except OSError as error:
-        raise ConfigError(f"{directory}: no token directory ({error.strerror}); set tier1.token_directory") from None
-    if not tokens:
-        raise ConfigError(f"{directory}: no token in it; ask the Tier-1 for an IDTOKEN that allows READ")
-    for token in tokens:
-        check_secret(token)
-
-
-def check_secret(path: Path) -> None:
-    """Refuse a secret that is missing, unreadable or open to others. Raises ConfigError."""
-    try:
-        mode = path.stat().st_mode
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{path}: token cannot be read: {error.strerror}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path}: token is open to others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}")
-
-
-def token_expiry(path: Path) -> int | None:
-    """When an IDTOKEN expires (seconds since the epoch), None if it says nothing. The signature is not looked at.
-
-    Raises ConfigError if the file holds no token.
-    """
-    return token_claims(path).expires
-
-
-@dataclass(frozen=True)
-class Claims:
-    """What an IDTOKEN says of itself. `authorizations` is empty where it does not bound its identity's rights."""
-
-    identity: str
-    issuer: str
-    authorizations: frozenset[str]
-    expires: int | None
-    """Seconds since the epoch; None: never."""
-
-
-def token_claims(path: Path) -> Claims:
-    """The first token in a file, its signature not looked at. Raises ConfigError if there is none."""
-    try:
-        payload = path.read_text(encoding="ascii").split()[0].split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        words = str(claims.get("scope", "")).split()
-        return Claims(
-            identity=str(claims.get("sub", "")),
-            issuer=str(claims.get("iss", "")),
-            authorizations=frozenset(word.removeprefix("condor:/") for word in words if word.startswith("condor:/")),
-            expires=int(claims["exp"]) if "exp" in claims else None,
-        )
-    except (OSError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: holds no IDTOKEN ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htcebridge import logs
-from htcebridge.config.tables import Log
 from htcebridge.errors import ConfigError
 
 
@@ -33,7 +32,7 @@ def fresh() -> Iterator[None]:
 
 def logged(tmp_path: Path, form: str, verbosity: int = 0) -> Path:
     path = tmp_path / "htcebridge.log"
-    logs.setup(Log(format=form, file=str(path)), verbosity)  # type: ignore[arg-type]
+    logs.setup(path, form, verbosity)
     return path
 
 
@@ -74,15 +73,14 @@ def test_a_rotated_file_is_followed_and_verbosity_counts(tmp_path: Path) -> None
 @pytest.mark.usefixtures("fresh")
 def test_a_file_that_cannot_be_written_is_named() -> None:
     with pytest.raises(ConfigError, match=r"log\.file: /proc/none/log: cannot be written"):
-        logs.setup(Log(file="/proc/none/log"), 0)
+        logs.setup(Path("/proc/none/log"), "text", 0)
 
 
 def test_the_journal_gets_priorities_and_no_second_clock(tmp_path: Path) -> None:
     program = """
 import logging
 from htcebridge import logs
-from htcebridge.config.tables import Log
-logs.setup(Log(), 0)
+logs.setup(None, 'text', 0)
 logs.event("problem", logging.WARNING, why="x y")
 """
     with (tmp_path / "journal").open("w+") as journal:

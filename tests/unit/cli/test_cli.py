@@ -20,7 +20,7 @@ from htcebridge.errors import ExitCode
 from htcebridge.model import Demand, Group, Plan, ResourcePlan, ScheddAnswer, Shape, Startd
 from htcebridge.slurm.text import QUEUE_HEADER
 from htcebridge.state.lock import ControllerLock
-from htcebridge.tier1 import pool
+from htcebridge.tier1 import pool, tokens
 from tests import schema
 
 Run = Callable[..., object]
@@ -219,7 +219,7 @@ def test_a_held_plan_is_temporary_and_still_a_document(
 ) -> None:
     fake_command("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller", code=1)
     Path(os.environ["WORK"]).mkdir()
-    monkeypatch.setattr(pool, "check_tokens", lambda _: None)
+    monkeypatch.setattr(tokens, "check_directory", lambda _: None)
     monkeypatch.setattr(cycle, "check_pilots_can_start", lambda _: None)
     said = htcebridge_command("--config", example, "pressure", "plan", "--json")
     assert said.code == ExitCode.TEMPFAIL

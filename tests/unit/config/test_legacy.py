@@ -94,7 +94,7 @@ def test_an_import_keeps_every_number_of_the_old_tool(old: Callable[..., Path], 
     assert imported.missing == ("tier1.collector", "resource.dcgp_lowprio.memory")
     assert imported.notes == ()
     resource = load(filled(imported.text)).resources["dcgp_lowprio"]
-    assert (resource.mode, resource.executor) == ("constant", f"{site}/glidein/wrapper")
+    assert (resource.mode, str(resource.executor)) == ("constant", f"{site}/glidein/wrapper")
     assert (resource.max_running, resource.max_pending, resource.max_hours) == (2, 1, 20)
     assert (resource.account, resource.partition, resource.qos) == ("INF24_lhc_2", "dcgp_usr_prod", "qos_lowprio")
     assert (resource.cpus, resource.gpus, resource.gres) == (112, 0, ("tmpfs:3t",))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from htcebridge.config.paths import expand
 from htcebridge.config.tables import Config
 from htcebridge.controller import cycle, loop, situation
 from htcebridge.controller.observe import Observation
@@ -32,7 +33,7 @@ from htcebridge.slurm.text import QUEUE_HEADER
 from htcebridge.state.ledger import Entry, Ledger
 from htcebridge.state.lock import ControllerLock
 from htcebridge.state.memory import Memory, ReadLimits, Spent, recall, remember
-from htcebridge.tier1 import pool
+from htcebridge.tier1 import tokens
 
 NOW = 1_800_000_000
 HOUR = 3600
@@ -202,7 +203,7 @@ class World:
             fake_command(name)
         for name in ("scontrol", "sacctmgr"):
             fake_command(name, stderr="slurmdbd is not there", code=1)
-        monkeypatch.setattr(pool, "check_tokens", lambda _: None)
+        monkeypatch.setattr(tokens, "check_directory", lambda _: None)
         monkeypatch.setattr(cycle, "_with_pool", lambda _, seen, *__: replace(seen, demand=self.demand))
 
     def queue(self, *rows: str) -> None:
@@ -321,7 +322,7 @@ def test_an_unknown_outcome_is_settled_before_anything_is_submitted_again(config
 
 def test_what_shows_in_no_listing_after_a_minute_was_never_submitted(config: Config, world: World) -> None:
     world_entry = submission(2, 0, outcome="", when=int(time.time()) - 61)
-    path = Path(config.pressure.state_dir).expanduser()
+    path = config.pressure.state_dir.path
     path.mkdir(parents=True)
     Ledger(config).begin(world_entry)
     assert once(config).plan.resources["dcgp"].submit == 0
@@ -403,13 +404,13 @@ def test_a_resource_that_is_configured_no_more_raises_no_alarm(config: Config, w
         EndedPilot(f"9_{n}", "gone", "p", Outcome.NEVER_JOINED, 1, 2, int(time.time()) - n, exit_code=30)
         for n in range(5)
     ]
-    Path(config.pressure.state_dir).expanduser().mkdir(parents=True)
+    config.pressure.state_dir.path.mkdir(parents=True)
     remember(config, Memory(ended=tuple(failed)))
     assert once(config).problems == ()
 
 
 def test_a_resource_that_cannot_be_rendered_does_not_stop_the_others(two: Config, world: World, tmp_path: Path) -> None:
-    broken = two.resources["dcgp"].model_copy(update={"shared_dir": str(tmp_path / "per%cent")})
+    broken = two.resources["dcgp"].model_copy(update={"shared_dir": expand(str(tmp_path / "per%cent"), "shared_dir")})
     config = two.model_copy(update={"resources": {"dcgp": broken, "zweite": two.resources["zweite"]}})
     world.demand = waiting(group(idle=14), group(idle=14, resources=("zweite",)))
     result = once(config)
@@ -422,7 +423,7 @@ def test_a_held_cycle_calls_nothing_and_forgets_nothing(
 ) -> None:
     fake_command("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller", code=1)
     memory = Memory(streaks=Streaks(surplus={"dcgp": 2}), schedds={"ce01": NOW})
-    Path(two.pressure.state_dir).expanduser().mkdir(parents=True)
+    two.pressure.state_dir.path.mkdir(parents=True)
     remember(two, memory)
     result = once(two)
     assert result.exit_code == ExitCode.TEMPFAIL
@@ -446,7 +447,7 @@ def test_a_held_plan_shows_the_pilots_that_were_seen(
 
 def test_a_damaged_ledger_holds_the_cycle(config: Config, world: World) -> None:
     once(config)
-    path = Path(config.pressure.state_dir).expanduser() / "leonardo.submissions"
+    path = config.pressure.state_dir.path / "leonardo.submissions"
     path.write_text("garbage\n" + path.read_text())
     assert "line 1 is damaged" in str(once(config).plan.held)
 

@@ -25,8 +25,9 @@ from htcebridge.errors import BridgeError, ConfigError, ExitCode
 from htcebridge.slurm.limits import Bound, Size, SlurmLimits, Unit
 from htcebridge.state.lock import ControllerLock, holder
 from htcebridge.state.memory import Disabled, Memory, remember
-from htcebridge.tier1.pool import Claims, Tagged, token_claims
+from htcebridge.tier1.pool import Tagged
 from htcebridge.tier1.query import ahead_s
+from htcebridge.tier1.tokens import Claims, claims_of
 from tests import schema
 
 Run = Callable[..., Any]
@@ -170,12 +171,12 @@ def test_a_clock_may_be_off_by_max_clock_skew(ahead: int, status: Status, said: 
 
 def test_a_tokens_claims_are_read_and_its_text_is_not(tmp_path: Path) -> None:
     path = write_token(tmp_path / "t", sub="pilot@p", iss="p", scope="condor:/READ condor:/ADVERTISE_STARTD", exp=5)
-    assert token_claims(path) == Claims("pilot@p", "p", frozenset(("READ", "ADVERTISE_STARTD")), 5)
-    assert token_claims(write_token(tmp_path / "u", sub="s")) == Claims("s", "", frozenset(), None)
+    assert claims_of(path) == Claims("pilot@p", "p", frozenset(("READ", "ADVERTISE_STARTD")), 5)
+    assert claims_of(write_token(tmp_path / "u", sub="s")) == Claims("s", "", frozenset(), None)
     for text in ("", "a.b.c", "a.W10.c", "only words"):
         path.write_text(text)
         with pytest.raises(ConfigError, match="holds no IDTOKEN"):
-            token_claims(path)
+            claims_of(path)
 
 
 def pilots(**changes: object) -> TokenFile:
@@ -501,9 +502,11 @@ def test_what_condor_config_val_refuses_is_shown(config: Config, fake_command: C
     assert (seen / "condor_config_val.args").read_text() == "-dump\n"
 
 
-def test_an_unset_variable_is_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unset_variable_is_named(
+    load: Callable[[str], Config], design_example: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("WORK")
-    (found,) = site._rendered(config, "dcgp")
+    (found,) = site._rendered(load(design_example), "dcgp")
     assert found.status is Status.FAIL
     assert "$WORK/htcebridge" in found.said
 

@@ -12,8 +12,9 @@ import pytest
 from htcebridge.errors import ConfigError, ExitCode, UnknownState
 from htcebridge.tier1 import pool as tier1_pool
 from htcebridge.tier1 import query as tier1_query
-from htcebridge.tier1.pool import Pool, Schedd, Tag, check_secret, check_tokens
+from htcebridge.tier1.pool import Pool, Schedd, Tag
 from htcebridge.tier1.query import quote
+from htcebridge.tier1.tokens import check_directory, check_secret
 
 SECRET = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
 TAG = Tag("OpportunisticSite", "leonardo", "OpportunisticVO", ("BatchRuntime", "MaxWallTimeMins * 60"))
@@ -50,14 +51,14 @@ def pool(tokens: Path, port: int, timeout_s: float = 20) -> Pool:
 
 
 def test_a_token_of_ones_own_is_accepted(tokens: Path) -> None:
-    check_tokens(tokens)
+    check_directory(tokens)
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o640, 0o644, 0o660, 0o601])
 def test_a_token_that_others_may_use_is_refused_with_the_remedy(tokens: Path, mode: int) -> None:
     (tokens / "reader").chmod(mode)
     with pytest.raises(ConfigError) as error:
-        check_tokens(tokens)
+        check_directory(tokens)
     assert f"(mode {mode:04o})" in str(error.value)
     assert f"chmod 600 {tokens / 'reader'}" in str(error.value)
     assert SECRET not in str(error.value)
@@ -67,23 +68,23 @@ def test_one_bad_token_among_good_ones_is_found(tokens: Path) -> None:
     (tokens / "second").write_text(SECRET)
     (tokens / "second").chmod(0o644)
     with pytest.raises(ConfigError, match="second"):
-        check_tokens(tokens)
+        check_directory(tokens)
 
 
 def test_a_missing_token_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent: no token directory .*tier1\.token_directory"):
-        check_tokens(tmp_path / "absent")
+        check_directory(tmp_path / "absent")
 
 
 def test_a_file_in_place_of_the_token_directory_is_named(tokens: Path) -> None:
     with pytest.raises(ConfigError, match="no token directory"):
-        check_tokens(tokens / "reader")
+        check_directory(tokens / "reader")
 
 
 def test_an_empty_token_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty" / "folder").mkdir(parents=True)
     with pytest.raises(ConfigError, match="no token in it"):
-        check_tokens(tmp_path / "empty")
+        check_directory(tmp_path / "empty")
 
 
 def test_a_missing_secret_is_named(tmp_path: Path) -> None:
