@@ -24,10 +24,11 @@ e2e: prepared ## the whole chain on a testbed of each suite, side by side
 soak: prepared ## mixed load on short-lived pilots: no job is killed by walltime (SUITE=trixie MINUTES=60)
 	$(PYTHON) -m tests.e2e.soak $(or $(SUITE),trixie) $(or $(MINUTES),60)
 
-lint: prepared ## ruff, mypy, shellcheck
+lint: prepared ## ruff, mypy, the floors, shellcheck
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
 	scripts/shell-scripts | xargs -0 shellcheck
 
 bench: prepared ## the benchmarks, on a testbed

@@ -11,7 +11,7 @@ from statistics import median
 from benchmarks.planner_scale import GROUPS, JOBS, NOW, PILOTS, situation
 from htcebridge.config.example import example
 from htcebridge.config.tables import Config
-from htcebridge.controller.cycle import CycleResult
+from htcebridge.history.result import CycleResult
 from htcebridge.history.usage import Use
 from htcebridge.metrics import export
 from htcebridge.model import Cut, Outcome

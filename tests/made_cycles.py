@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from htcebridge.config.example import example
 from htcebridge.config.tables import Config
-from htcebridge.controller.cycle import CycleResult
+from htcebridge.history.result import CycleResult
 from htcebridge.model import (
     Cut,
     Demand,

@@ -20,6 +20,7 @@ from htcebridge.controller.observe import Negotiator, Observation
 from htcebridge.controller.situation import Marks, build
 from htcebridge.errors import BridgeError, ConfigError, ExitCode, UnknownState
 from htcebridge.history import recording
+from htcebridge.history.result import CycleResult
 from htcebridge.model import Demand, Pilot, Plan, Situation, SlurmJob
 from htcebridge.pilot import advertise, ghost, ghost_view, marks
 from htcebridge.pilot.logs import prune_logs
@@ -57,20 +58,6 @@ class Look:
     """What the last cycle left."""
     dead: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Resource -> its pilots that have ended, as slurmdbd knows, and that the collector still shows."""
-
-
-@dataclass(frozen=True)
-class CycleResult:
-    """What one cycle came to. `problems` are sentences for a person; `exit_code` is `pressure once`'s."""
-
-    plan: Plan
-    plan_id: str
-    problems: tuple[str, ...] = ()
-    exit_code: ExitCode = ExitCode.OK
-    seconds: float = 0.0
-    """How long it took."""
-    situation: Situation | None = None
-    memory: Memory = field(default_factory=Memory)
 
 
 def look(config: Config) -> Look:
@@ -143,7 +130,7 @@ def shared_directories(config: Config, memory: Memory) -> list[Path]:
 def _with_pool(config: Config, seen: Observation, jobs: Sequence[SlurmJob], memory: Memory) -> Observation:
     """What the Tier-1 says. Raises UnknownState if the collector or all schedds are silent."""
     view = pool.read_pool(pool.pool_of(config), config.pressure.instance, config.grant.vo_attribute)
-    schedds = observe.with_absent(config, view.schedds, seen.now, memory.schedds)
+    schedds = pool.with_absent(config, view.schedds, seen.now, memory.schedds)
     asks_negotiator = config.pressure.demand_source == "negotiator"
     window_s = ghost.window_s(config, view) if asks_negotiator else None
     answers = observe.ask_schedds(config, schedds, memory.qdates, seen.now, window_s)

@@ -15,9 +15,9 @@ from htcebridge import logs
 from htcebridge.config import file
 from htcebridge.config.tables import Config
 from htcebridge.controller import cycle
-from htcebridge.controller.cycle import CycleResult
 from htcebridge.controller.notify import Notifier
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
+from htcebridge.history.result import CycleResult
 from htcebridge.metrics import export
 from htcebridge.model import Plan
 from htcebridge.plan import planner

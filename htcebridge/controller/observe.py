@@ -91,16 +91,6 @@ def version_of(schedds: Iterable[pool.Schedd]) -> str:
     return next((schedd.version for schedd in schedds if schedd.version), "")
 
 
-def with_absent(
-    config: Config, schedds: Sequence[pool.Schedd], now: int, known: Mapping[str, int]
-) -> tuple[pool.Schedd, ...]:
-    """These schedds and the ones that the collector knew lately (name -> when): their jobs are unknown, not gone."""
-    there = {schedd.name for schedd in schedds}
-    oldest = now - config.tier1.remember_schedds.total_seconds()
-    absent = () if config.tier1.schedds else (name for name, seen in known.items() if seen >= oldest)
-    return (*schedds, *(pool.Schedd(name, "", "") for name in sorted(absent) if name not in there))
-
-
 def join(jobs: Iterable[SlurmJob], startds: Iterable[Startd], now: int, config: Config) -> list[Pilot]:
     """Slurm's view and the collector's view of each pilot, side by side."""
     by_id = {startd.pilot_id: startd for startd in startds}

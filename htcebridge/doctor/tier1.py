@@ -13,7 +13,6 @@ from pathlib import Path
 
 from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
-from htcebridge.controller import observe
 from htcebridge.doctor import judge
 from htcebridge.doctor.checks import Check, Finding, Status, finding
 from htcebridge.doctor.judge import TokenFile
@@ -146,7 +145,7 @@ def _schedds(config: Config, timeout_s: float, now: int) -> Iterator[Finding]:
     pilots = len({startd.pilot_id for startd in view.startds})
     answered = sum(1 for schedd in view.schedds if schedd.address)
     yield finding("collector", where, f"READ allowed; it knows {answered} of our schedds, {pilots} of our pilots")
-    schedds = observe.with_absent(config, view.schedds, now, recall(config).schedds)
+    schedds = tier1_pool.with_absent(config, view.schedds, now, recall(config).schedds)
     with ThreadPoolExecutor(max_workers=len(schedds)) as threads:
         answers = list(threads.map(lambda schedd: _ask(config, pool, schedd), schedds))
     for lines, _ in answers:

@@ -13,8 +13,8 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from htcebridge.config.tables import Config
-from htcebridge.controller.cycle import CycleResult
 from htcebridge.errors import BridgeError, ConfigError
+from htcebridge.history.result import CycleResult
 from htcebridge.metrics.samples import Expiries, samples
 from htcebridge.metrics.table import TABLE, Kind, Metric, Sample
 from htcebridge.tier1 import tokens

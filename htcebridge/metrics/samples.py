@@ -13,8 +13,8 @@ from enum import StrEnum
 
 import htcebridge
 from htcebridge.config.tables import Config
-from htcebridge.controller.cycle import CycleResult
 from htcebridge.history import usage
+from htcebridge.history.result import CycleResult
 from htcebridge.history.usage import Use
 from htcebridge.metrics import table as table
 from htcebridge.metrics.table import NOBODY, OTHER, Metric, Sample

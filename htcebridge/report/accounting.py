@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from htcebridge.config.tables import Config
-from htcebridge.controller import observe
 from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.history import store
 from htcebridge.state.memory import recall
@@ -101,7 +100,7 @@ def jobs(config: Config, since: int, until: int) -> JobRecords:
     pool = tier1_pool.pool_of(config)
     view = tier1_pool.read_pool(pool, config.pressure.instance, config.grant.vo_attribute)
     # One that is down has taken its ad away: its jobs are missing, and that has to be said.
-    schedds = observe.with_absent(config, view.schedds, int(time.time()), recall(config).schedds)
+    schedds = tier1_pool.with_absent(config, view.schedds, int(time.time()), recall(config).schedds)
     request = {
         "ask": "history",
         "attribute": config.grant.attribute,

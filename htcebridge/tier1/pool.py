@@ -243,6 +243,14 @@ def _read_schedd(
     return ScheddGroups(schedd.name, time.monotonic() - started, groups, qdates=answer["qdates"])
 
 
+def with_absent(config: Config, schedds: Sequence[Schedd], now: int, known: Mapping[str, int]) -> tuple[Schedd, ...]:
+    """These schedds and the ones that the collector knew lately (name -> when): their jobs are unknown, not gone."""
+    there = {schedd.name for schedd in schedds}
+    oldest = now - config.tier1.remember_schedds.total_seconds()
+    absent = () if config.tier1.schedds else (name for name, seen in known.items() if seen >= oldest)
+    return (*schedds, *(Schedd(name, "", "") for name in sorted(absent) if name not in there))
+
+
 @dataclass(frozen=True)
 class CollectorSelf:
     """What the collector says of itself. `ahead_s`: its clock less ours, 0 within 2 s."""

@@ -148,7 +148,7 @@ def test_demand_of_every_schedd_is_matched_and_added_up(config: Config) -> None:
 def test_a_schedd_that_left_the_collector_lately_is_silent_not_empty(config: Config) -> None:
     there = (pool.Schedd("ce01", "<1.2.3.4:9618>", "v"),)
     known = {"ce01": NOW - 60, "ce02": NOW - 60, "old": NOW - 86_401}
-    schedds = observe.with_absent(config, there, NOW, known)
+    schedds = pool.with_absent(config, there, NOW, known)
     assert [(schedd.name, schedd.address) for schedd in schedds] == [("ce01", "<1.2.3.4:9618>"), ("ce02", "")]
 
 

@@ -21,7 +21,7 @@ from htcebridge.cli import pressure
 from htcebridge.config.tables import Config
 from htcebridge.controller import cycle as controller_cycle
 from htcebridge.controller import loop
-from htcebridge.controller.cycle import CycleResult
+from htcebridge.history.result import CycleResult
 from htcebridge.history.usage import HELD, Use
 from htcebridge.metrics import export
 from htcebridge.metrics.table import LABELS, NOBODY, OTHER, SHAPES, TABLE
