@@ -198,6 +198,15 @@ token_outlives() {
   [ -z "$expires" ] || [ "$expires" -gt "$2" ]
 }
 
+# forget_knobs: _CONDOR_X in the environment is the knob X, in upper or lower case, and wins over every file; CONDOR_INHERIT
+# makes a daemon somebody's child. `setup`, a TaskProlog or a SPANK plug-in may have set them.
+forget_knobs() {
+  local name
+  for name in $(compgen -e); do
+    case ${name^^} in _CONDOR_* | CONDOR_*) unset "$name" ;; esac
+  done
+}
+
 # use_condor PREFIX: find what the configuration needs. Debian, RPMs and tarballs put them in different places.
 use_condor() {
   local directory

@@ -207,6 +207,17 @@ def test_a_pilot_that_the_collector_never_showed_fails_as_such(start: Start) -> 
     assert run.ends() == (31, OutcomeLine(31, False, 0, "left without having been seen in the collector"))
 
 
+def test_no_variable_of_the_environment_is_a_knob_of_its_daemons(start: Start) -> None:
+    shows = 'env | grep -i condor > "$SHARED/seen"\n'
+    run = start(
+        shows + OBEDIENT + "exit 0", _CONDOR_START="True", _condor_START="True", CONDOR_INHERIT="1 <127.0.0.1:1>"
+    )
+    run.ends()
+    seen = dict(line.split("=", 1) for line in (run.shared / "seen").read_text().splitlines())
+    assert seen.pop("CONDOR_CONFIG").endswith(f"/htcebridge-{ID}/condor_config")
+    assert not [name for name in seen if "CONDOR" in name.upper()]
+
+
 def test_a_failed_pilots_logs_stand_before_its_last_line(start: Start) -> None:
     run = start(OBEDIENT + 'echo "what went wrong" > "$log/MasterLog"\n/bin/sleep 1\nexit 4')
     assert run.ends() == (30, OutcomeLine(30, True, 0, "condor_master ended with code 4"))
