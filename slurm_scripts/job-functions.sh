@@ -57,6 +57,19 @@ leave_early() {
   finish 0 "$1 before it joined"
 }
 
+# taken_back: whether Slurm is ending this job, when what it runs has ended as if by itself. Where Slurm signals every
+# process of a job (proctrack/linuxproc: children first) the child may be gone before this shell hears of it. slurmctld
+# marks a job before it signals; a raw signal (scancel --signal) leaves no mark, so it gets two seconds to come.
+taken_back() {
+  local job
+  job=$(timeout 10 scontrol show job -o "$SLURM_JOB_ID" 2> /dev/null)
+  if [[ $job =~ ' JobState='(CANCELLED|COMPLETING|PREEMPTED|TIMEOUT) || $job =~ ' PreemptTime='[0-9] ]]; then return 0; fi
+  # In the background, so that its trap runs at once.
+  sleep 2 &
+  wait $!
+  return 1
+}
+
 # Directories of this pilot alone. Where one of that name is there already somebody else made it, and could change what
 # is put into it.
 own_directories() {
