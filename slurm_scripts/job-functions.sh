@@ -53,7 +53,11 @@ run_checks() {
 # leave_early REASON: before it has joined there is nothing to lose.
 leave_early() {
   trap '' TERM INT USR1
-  [ -z "$CHECKING" ] || kill -TERM "$CHECKING" 2> /dev/null
+  # Again and again: one that is only just forked still has this shell's trap, and a TERM is lost on it.
+  for _ in {1..20}; do
+    if [ -z "$CHECKING" ] || ! kill -TERM "$CHECKING" 2> /dev/null; then break; fi
+    sleep 0.1
+  done
   finish 0 "$1 before it joined"
 }
 

@@ -13,11 +13,12 @@ leave() {
 clean_up() {
   local code=$?
   trap '' TERM INT USR1
-  [ -z "$WATCHER" ] || kill "$WATCHER" 2> /dev/null
+  # KILL: where it is only just forked it still has this shell's trap, and a TERM is lost on it.
+  [ -z "$WATCHER" ] || kill -KILL "$WATCHER" 2> /dev/null
   if [ -n "$MASTER" ]; then
-    kill -QUIT "$MASTER" 2> /dev/null
     for _ in {1..20}; do
-      kill -0 "$MASTER" 2> /dev/null || break
+      # Again and again: until condor_master has its own handler, QUIT is ignored.
+      kill -QUIT "$MASTER" 2> /dev/null || break
       sleep 0.5
     done
   fi
