@@ -53,8 +53,25 @@ run_checks() {
 # leave_early REASON: before it has joined there is nothing to lose.
 leave_early() {
   trap '' TERM INT USR1
-  [ -z "$CHECKING" ] || kill -TERM "$CHECKING" 2> /dev/null
+  # Again and again: one that is only just forked still has this shell's trap, and a TERM is lost on it.
+  for _ in {1..20}; do
+    if [ -z "$CHECKING" ] || ! kill -TERM "$CHECKING" 2> /dev/null; then break; fi
+    sleep 0.1
+  done
   finish 0 "$1 before it joined"
+}
+
+# taken_back: whether Slurm is ending this job, when what it runs has ended as if by itself. Where Slurm signals every
+# process of a job (proctrack/linuxproc: children first) the child may be gone before this shell hears of it. slurmctld
+# marks a job before it signals; a raw signal (scancel --signal) leaves no mark, so it gets two seconds to come.
+taken_back() {
+  local job
+  job=$(timeout 10 scontrol show job -o "$SLURM_JOB_ID" 2> /dev/null)
+  if [[ $job =~ ' JobState='(CANCELLED|COMPLETING|PREEMPTED|TIMEOUT) || $job =~ ' PreemptTime='[0-9] ]]; then return 0; fi
+  # In the background, so that its trap runs at once.
+  sleep 2 &
+  wait $!
+  return 1
 }
 
 # Directories of this pilot alone. Where one of that name is there already somebody else made it, and could change what

@@ -13,11 +13,12 @@ leave() {
 clean_up() {
   local code=$?
   trap '' TERM INT USR1
-  [ -z "$WATCHER" ] || kill "$WATCHER" 2> /dev/null
+  # KILL: where it is only just forked it still has this shell's trap, and a TERM is lost on it.
+  [ -z "$WATCHER" ] || kill -KILL "$WATCHER" 2> /dev/null
   if [ -n "$MASTER" ]; then
-    kill -QUIT "$MASTER" 2> /dev/null
     for _ in {1..20}; do
-      kill -0 "$MASTER" 2> /dev/null || break
+      # Again and again: until condor_master has its own handler, QUIT is ignored.
+      kill -QUIT "$MASTER" 2> /dev/null || break
       sleep 0.5
     done
   fi
@@ -196,6 +197,15 @@ token_outlives() {
   while [ "$((${#payload} % 4))" -ne 0 ]; do payload="$payload="; done
   expires=$(base64 -d <<< "$payload" 2> /dev/null | sed -n 's/.*"exp": *\([0-9]*\).*/\1/p')
   [ -z "$expires" ] || [ "$expires" -gt "$2" ]
+}
+
+# forget_knobs: _CONDOR_X in the environment is the knob X, in upper or lower case, and wins over every file; CONDOR_INHERIT
+# makes a daemon somebody's child. `setup`, a TaskProlog or a SPANK plug-in may have set them.
+forget_knobs() {
+  local name
+  for name in $(compgen -e); do
+    case ${name^^} in _CONDOR_* | CONDOR_*) unset "$name" ;; esac
+  done
 }
 
 # use_condor PREFIX: find what the configuration needs. Debian, RPMs and tarballs put them in different places.

@@ -6,20 +6,26 @@ set -u
 phase=$1 limit=$2
 shift 2
 export PHASE=$phase
-code='' failed='' pid='' timer=''
-trap '[ -z "$pid" ] || { kill -KILL -- "-$pid"; kill "$timer"; } 2> /dev/null; exit 143' TERM
+code='' failed=''
+# KILL, here and below: a child that is only just forked still has this shell's trap, and a TERM is lost on it.
+trap 'end_all; exit 143' TERM
+
+end_all() {
+  local each
+  for each in $(jobs -p); do kill -KILL -- "-$each" "$each"; done 2> /dev/null
+}
 
 # run CHECK: sets code and reason. A check that hangs in the kernel cannot be ended: nobody waits for it. Each is a
 # process group, so that what it started ends with it.
 run() {
-  local out=$PILOT_DIR/checks/.out.$1
+  local out=$PILOT_DIR/checks/.out.$1 pid timer
   setsid "$PILOT_DIR/checks/$1" < /dev/null > "$out" 2> "$out.why" &
   pid=$!
   sleep "$limit" > /dev/null 2>&1 &
   timer=$!
   wait -n
   if kill -0 "$timer" 2> /dev/null; then
-    { kill "$timer"; wait "$timer"; } 2> /dev/null
+    { kill -KILL "$timer"; wait "$timer"; } 2> /dev/null
     wait "$pid"
     code=$?
     reason=$(tail -n 1 "$out.why")
@@ -27,10 +33,9 @@ run() {
   else
     # Or bash tells of its end.
     disown -a
-    kill -KILL -- "-$pid" 2> /dev/null
+    kill -KILL -- "-$pid" "$pid" 2> /dev/null
     code=$(code_of "$1") reason="no answer within $limit s"
   fi
-  pid=''
   disown -a
 }
 

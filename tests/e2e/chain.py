@@ -62,7 +62,6 @@ cpus = 112
 memory = "494000M"
 gres = ["tmpfs:3t"]
 walltime = "12h"
-min_walltime = "2h"
 job_name = "GP_CMS_CVMFS_STARTD"
 template = "leonardo-dcgp"
 cvmfs = ["cms.cern.ch"]

@@ -13,7 +13,7 @@ from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, Chain, GridJob, contr
 from tests.testbed import Testbed
 
 # Pilots of 8 minutes, of which jobs may use 6: START has to turn away something all the time.
-SHORT = CONFIGURATION.replace('walltime = "12h"\nmin_walltime = "2h"', 'walltime = "8m"').replace(
+SHORT = CONFIGURATION.replace('walltime = "12h"', 'walltime = "8m"').replace(
     "[pilot]\n", '[pilot]\nmargin = "90s"\nboot_time = "30s"\n'
 )
 WALLTIMES_M = (1, 2, 3, 4, 5)

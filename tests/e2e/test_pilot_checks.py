@@ -89,6 +89,23 @@ def test_a_job_sees_cvmfs_and_the_worker_node_environment(chain: Chain) -> None:
     assert "wn is v1" in said
 
 
+def test_what_lies_in_the_home_or_the_environment_configures_no_pilot(chain: Chain) -> None:
+    hostile = 'START = False\nHostile = "yes"\nSTARTD_ATTRS = $(STARTD_ATTRS) Hostile\n'
+    chain.bed.write("edge", f"{HOME}/.condor/user_config", hostile, owner="leo")
+    knobs = "export _CONDOR_START=False _condor_Hostile=1 _Condor_STARTD_ATTRS=Hostile\n"
+    chain.bed.write("edge", f"{HOME}/knobs.sh", knobs, owner="leo")
+    old = 'setup.sh"]'
+    assert old in PATIENT
+    chain.configure(PATIENT.replace(old, f'setup.sh", "source {HOME}/knobs.sh"]'))
+    try:
+        jobs = chain.submit(count=1, seconds=1)
+        start(chain)
+        wait_until(lambda: chain.done(jobs), 120, "the job has run")
+        assert advertised(chain, "Hostile", "PilotInstance") == ["undefined", "leonardo"]
+    finally:
+        chain.bed.on("edge", ["rm", f"{HOME}/.condor/user_config", f"{HOME}/knobs.sh"], user="leo")
+
+
 def test_a_pilot_without_cvmfs_in_its_job_name_is_refused_by_its_checks(chain: Chain) -> None:
     chain.configure(CONFIGURATION.replace("GP_CMS_CVMFS_STARTD", "GP_CMS_STARTD"))
     said = outcome(chain, start(chain), seconds=120)

@@ -54,6 +54,14 @@ def test_what_config_init_writes_validates(load: Load) -> None:
     assert list(load(example()).resources) == ["dcgp", "booster"]
 
 
+def test_config_init_leaves_min_walltime_out_and_says_why(load: Load) -> None:
+    """Slurm 24.11 gives exactly --time-min, and pilots of 26.05 leave when it is over."""
+    assert [resource.min_walltime for resource in load(example()).resources.values()] == [None, None]
+    why = re.findall(r"((?:^# .*\n)+)^# min_walltime =$", example(), re.MULTILINE)
+    assert len(why) == 2
+    assert all("25.05.2" in text and "SLURM_JOB_END_TIME" in text for text in why)
+
+
 def test_every_commented_key_of_config_init_is_a_real_one_with_its_default(load: Load) -> None:
     commented = re.compile(r"^# (\w+ = .+)$", re.MULTILINE)
     assert len(commented.findall(example())) > 15

@@ -48,9 +48,11 @@ class Node:
         (self.folder / name).write_text(text)
         (self.folder / name).chmod(0o755)
 
-    def run(self, phase: str, *names: str, limit: int = 20) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, phase: str, *names: str, limit: int = 20, path: str = "/usr/bin:/bin"
+    ) -> subprocess.CompletedProcess[str]:
         scratch = str(self.folder)
-        env = {"PATH": "/usr/bin:/bin", "PILOT_DIR": scratch, "SCRATCH": scratch, "JOB_SCRATCH": scratch}
+        env = {"PATH": path, "PILOT_DIR": scratch, "SCRATCH": scratch, "JOB_SCRATCH": scratch}
         command = [str(self.folder / "run-checks"), phase, str(limit), *names]
         return subprocess.run(
             command, env={**env, "PILOT_ID": "7_1"}, capture_output=True, text=True, check=False, timeout=60
@@ -126,6 +128,31 @@ def test_a_check_that_hangs_is_given_up_and_counts_as_failed(node: Node) -> None
     assert said.stderr == ""
     left = subprocess.run(["pgrep", "-f", "^sleep 271.5"], capture_output=True, text=True, check=False).stdout
     assert left == "", "what it started ends with it"
+
+
+def test_a_timer_that_does_not_hear_term_holds_nothing_up(node: Node) -> None:
+    """One that is only just forked has bash's handler, and TERM is lost on it (4 of 300 runs with bash 4.4)."""
+    node.put("sleep", "#!/bin/bash\ntrap '' TERM\nexec /bin/sleep \"$@\"\n")
+    node.put("checks/12-quick", "#!/bin/bash\n/bin/sleep 0.5\n")
+    began = time.monotonic()
+    assert node.run("cron", "12-quick", limit=40, path=f"{node.folder}:/usr/bin:/bin").returncode == 0
+    assert time.monotonic() - began < 20
+
+
+def test_run_checks_that_is_told_to_end_takes_its_check_with_it(node: Node, tmp_path: Path) -> None:
+    node.put("checks/12-hangs", "#!/bin/bash\ntrap '' TERM\ntouch up\nsleep 272.5 & wait\n")
+    command = [str(node.folder / "run-checks"), "cron", "273.5", "12-hangs"]
+    env = {"PATH": "/usr/bin:/bin", "PILOT_DIR": str(node.folder)}
+    with subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "up").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        running.terminate()
+        assert running.wait(20) == 143
+    for seconds in ("272.5", "273.5"):
+        left = subprocess.run(["pgrep", "-f", f"^sleep {seconds}"], capture_output=True, text=True, check=False).stdout
+        assert left == ""
 
 
 def test_places_that_hang_take_no_longer_than_one(make: Make, tmp_path: Path, collector: str) -> None:

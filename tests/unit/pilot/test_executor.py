@@ -1,4 +1,4 @@
-"""The script of a manual glidein, run by bash as Slurm would; srun is a stand-in. The real one: test_migrating.py."""
+"""The script of a manual glidein, run by bash as Slurm would; srun, scontrol are stand-ins. Real: test_migrating.py."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ from htcebridge.pilot import script as pilot_script
 SRUN = """#!/bin/bash
 while [ "$1" != bash ]; do shift; done
 exec "$@"
+"""
+# What slurmctld says of the job is in a file beside it.
+SCONTROL = """#!/bin/bash
+cat "${0%/*}/job"
 """
 # A pilot ends every process of its id: tests side by side must not have the same.
 JOB = os.getpid()
@@ -124,6 +128,8 @@ def start(with_executor: Callable[..., Config], tmp_path: Path) -> Iterator[Star
     def begin(executor: Path, life_s: int = 3600, **keys: object) -> Job:
         script = pilot_script.script(with_executor(executor, **keys), "dcgp")
         write(tmp_path / "srun", SRUN)
+        write(tmp_path / "scontrol", SCONTROL)
+        (tmp_path / "job").write_text("JobId=77 JobName=x JobState=RUNNING Reason=None PreemptTime=None\n")
         env = {
             "PATH": f"{tmp_path}:/usr/bin:/bin",
             "SLURM_JOB_ID": "77",
@@ -246,6 +252,50 @@ def test_a_signal_reaches_what_a_wrapper_without_a_trap_runs(
     assert said == f"code=0 reason={why}"
     assert "inner heard TERM\n" in job.log.read_text()
     assert clean(job, scratch)
+
+
+# Slurm's proctrack/linuxproc signals children first. Whoever is late, the executor that hears TERM ends with code 0.
+DEAF = "#!/bin/bash\ntrap 'exit 0' TERM\necho waits as $$\nsleep 60 & wait $!\n"
+
+
+def tell_the_executor_alone(job: Job) -> None:
+    said = job.says("waits as ")
+    pid = int(re.findall(r"waits as (\d+)", said)[0])
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    # Reaped: the pilot's shell has seen its end.
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_an_executor_that_hears_a_signal_first_has_not_ended_by_itself(
+    start: Start, site: Path, scratch: Path, number: int
+) -> None:
+    job = start(write(site / "glidein.sh", DEAF))
+    tell_the_executor_alone(job)
+    job.process.send_signal(number)
+    why = "the end of the walltime is near" if number == signal.SIGUSR1 else "Slurm takes the node back"
+    assert job.ends() == (0, f"code=0 reason={why}")
+    assert clean(job, scratch)
+
+
+@pytest.mark.parametrize(
+    "job_is",
+    [
+        "JobState=CANCELLED",
+        "JobState=COMPLETING",
+        "JobState=RUNNING PreemptTime=2026-11-28T10:00:00",
+        "JobState=PREEMPTED",
+    ],
+)
+def test_slurms_word_is_enough_where_no_signal_comes(start: Start, site: Path, tmp_path: Path, job_is: str) -> None:
+    job = start(write(site / "glidein.sh", DEAF))
+    job.says("waits as ")
+    (tmp_path / "job").write_text(f"JobId=77 JobName=x {job_is} Reason=None\n")
+    tell_the_executor_alone(job)
+    assert job.ends() == (0, "code=0 reason=Slurm takes the node back")
 
 
 def test_an_executor_with_a_trap_is_the_only_one_told(start: Start, site: Path) -> None:

@@ -29,6 +29,7 @@ PROGRAMS = {
       *) [ ! -e $SHARED/in_collector ] || echo slot ;;
     esac""",
     "srun": "exit 0",
+    "scontrol": 'cat "$SHARED/job" 2> /dev/null',
 }
 # A condor_master that joins at once, obeys TERM and shows which signals it got and what it read then.
 OBEDIENT = """
@@ -206,6 +207,24 @@ def test_a_job_proves_that_it_joined(start: Start) -> None:
 def test_a_pilot_that_the_collector_never_showed_fails_as_such(start: Start) -> None:
     run = start(OBEDIENT + 'rm "$SHARED/in_collector"\n/bin/sleep 1\nexit 0')
     assert run.ends() == (31, OutcomeLine(31, False, 0, "left without having been seen in the collector"))
+
+
+def test_a_master_that_hears_slurm_before_the_script_does_has_not_failed(start: Start) -> None:
+    """proctrack/linuxproc signals children first; without it this is code 31: left without having been seen."""
+    run = start('echo "JobId=74 JobState=CANCELLED Reason=None" > "$SHARED/job"; exit 0')
+    code, said = run.ends()
+    assert (code, said.reason) == (0, "Slurm takes the node back")
+
+
+def test_no_variable_of_the_environment_is_a_knob_of_its_daemons(start: Start) -> None:
+    shows = 'env | grep -i condor > "$SHARED/seen"\n'
+    run = start(
+        shows + OBEDIENT + "exit 0", _CONDOR_START="True", _condor_START="True", CONDOR_INHERIT="1 <127.0.0.1:1>"
+    )
+    run.ends()
+    seen = dict(line.split("=", 1) for line in (run.shared / "seen").read_text().splitlines())
+    assert seen.pop("CONDOR_CONFIG").endswith(f"/htcebridge-{ID}/condor_config")
+    assert not [name for name in seen if "CONDOR" in name.upper()]
 
 
 def test_a_failed_pilots_logs_stand_before_its_last_line(start: Start) -> None:
