@@ -305,7 +305,7 @@ def test_every_setting_stands_on_a_line_of_its_own(make: Make) -> None:
 def test_htcondor_is_configured_by_this_text_alone(make: Make) -> None:
     """USER_CONFIG_FILE: its default is ~/.condor/user_config, which wins over CONDOR_CONFIG (htcondor2 25.14)."""
     for variant in VARIANTS.values():
-        lines = pilot.startd_config(make(**variant), "dcgp").splitlines()
+        lines = pilot_script.startd_config(make(**variant), "dcgp").splitlines()
         for knob in ("LOCAL_CONFIG_DIR", "LOCAL_CONFIG_FILE", "USER_CONFIG_FILE"):
             assert [line for line in lines if line.startswith(knob)] == [f"{knob} ="]
         for knob in ("REQUIRE_LOCAL_CONFIG_FILE", "ENABLE_RUNTIME_CONFIG", "ENABLE_PERSISTENT_CONFIG"):
