@@ -16,7 +16,7 @@ from htcebridge.history.usage import Use
 from htcebridge.metrics import export
 from htcebridge.model import Cut, Outcome
 from htcebridge.plan.planner import plan
-from htcebridge.state.memory import Memory
+from htcebridge.state.memory import Memory, Records, Upkeep
 
 ROUNDS = 21
 
@@ -67,4 +67,6 @@ def _result(groups: int, pilots: int, resources: int) -> CycleResult:
         totals |= {f"outcome|{name}|{outcome}": 5 for outcome in Outcome}
         totals |= {f"cut|{name}|{cut}": 5 for cut in Cut}
         totals |= {f"core_s|{name}|cms|{use}": 5e6 for use in Use}
-    return CycleResult(plan(seen), "p", situation=seen, memory=Memory(looked=NOW, accounted=NOW, totals=totals))
+    return CycleResult(
+        plan(seen), "p", situation=seen, memory=Memory(upkeep=Upkeep(looked=NOW), records=Records(NOW, totals=totals))
+    )

@@ -13,7 +13,7 @@ from htcebridge.config.tables import Config
 from htcebridge.history import recording
 from htcebridge.model import EndedPilot, Outcome, Situation
 from htcebridge.plan import planner
-from htcebridge.state.memory import Memory, Seen
+from htcebridge.state.memory import Memory, Pilots, Records, Seen, Upkeep
 
 CYCLES = 40
 TURNOVER = 20
@@ -38,7 +38,7 @@ def _measured(pilots: int) -> tuple[list[float], float]:
     planned_ms = 1000 * (time.perf_counter() - began)
     with tempfile.TemporaryDirectory() as directory:
         config = Config.model_validate({"tier1": {"collector": "c"}, "pressure": {"state_dir": directory}})
-        memory = Memory(looked=seen.now, accounted=seen.now)
+        memory = Memory(upkeep=Upkeep(looked=seen.now), records=Records(seen.now))
         recorded = []
         for cycle in range(CYCLES):
             seen = replace(seen, now=seen.now + 60)
@@ -60,6 +60,6 @@ def _turned_over(memory: Memory, seen: Situation, cycle: int) -> Memory:
     pilots = {
         each.job.id: Seen(each.job.resource, "plan", now - 900, now - 800, now) for each in seen.pilots[TURNOVER:]
     }
-    unchanged = {id_: memory.pilots.get(id_, each) for id_, each in pilots.items()}
+    unchanged = {id_: memory.pilots.seen.get(id_, each) for id_, each in pilots.items()}
     begun = {f"new{cycle}_{number}": Seen("dcgp", "plan", now, now) for number in range(TURNOVER)}
-    return replace(memory, looked=now, ended=ended, pilots=unchanged | begun)
+    return replace(memory, upkeep=Upkeep(looked=now), pilots=Pilots(unchanged | begun, ended))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,7 +28,7 @@ from htcebridge.model import (
     SlurmJob,
     Startd,
 )
-from htcebridge.state.memory import Memory
+from htcebridge.state.memory import Memory, Records, Upkeep
 
 CONFIG = Config.model_validate(tomllib.loads(example()))
 NOW = 1_800_000_000
@@ -78,15 +79,20 @@ TOTALS = {
 }
 
 
-def result(seen: Situation | None, plan: Plan | None = None, **memory: object) -> CycleResult:
-    kept = Memory(looked=NOW + 1, accounted=NOW, totals=TOTALS)
+def result(
+    seen: Situation | None,
+    plan: Plan | None = None,
+    totals: Mapping[str, float] = TOTALS,
+    looked: int = NOW + 1,
+    accounted: int = NOW,
+) -> CycleResult:
     return CycleResult(
         plan or Plan({"dcgp": ResourcePlan(3, 1, 1, 1, submit=1, cuts={Cut.STUCK: 2})}),
         "p1",
         ("something",),
         seconds=2.5,
         situation=seen,
-        memory=replace(kept, **memory),  # type: ignore[arg-type]
+        memory=Memory(upkeep=Upkeep(looked=looked), records=Records(accounted, totals=totals)),
     )
 
 

@@ -51,8 +51,8 @@ def command(
 
     def read() -> Demand:
         now = int(time.time())
-        view = pool.read_pool(pool.pool_of(config), config.pressure.instance, config.grant.vo_attribute)
-        schedds = pool.with_absent(config, view.schedds, now, recall(config).schedds)
+        view = observe.read_collector(config)
+        schedds = pool.with_absent(config, view.schedds, now, recall(config).schedds.known)
         answers = observe.ask_schedds(config, schedds, {}, now)
         found = observe.demand_of(observe.matched(config, schedds, answers, now), answers)
         groups = chosen(found.groups, _row, KEYS, filters, sort, reverse)

@@ -11,7 +11,7 @@ from htcebridge.config.tables import Config
 from htcebridge.errors import ConfigError, ExitCode
 from htcebridge.pilot import marks
 from htcebridge.slurm.commands import Slurm
-from htcebridge.slurm.text import ENDED_STATES
+from htcebridge.slurm.states import Stage, stage_of
 
 
 @click.command()
@@ -50,7 +50,7 @@ def marked(config: Config, target: str) -> tuple[list[Path], str]:
 
 def pilots_named(config: Config, target: str) -> list[str]:
     """A pilot's id, or those of an array's live tasks. Raises ConfigError if Slurm has none of that name."""
-    live = [job.id for job in Slurm(config.pressure.instance).queue().ours if job.state not in ENDED_STATES]
+    live = [job.id for job in Slurm(config.pressure.instance).queue().ours if stage_of(job.state) is not Stage.ENDED]
     found = [id_ for id_ in live if target in (id_, id_.partition("_")[0])]
     if not found:
         raise ConfigError(

@@ -30,10 +30,10 @@ from htcebridge.cli.output import (
 )
 from htcebridge.config.tables import Config
 from htcebridge.controller import observe
+from htcebridge.controller.pilots import join
 from htcebridge.errors import ExitCode
 from htcebridge.model import Pilot, PilotPhase
 from htcebridge.slurm.commands import Slurm
-from htcebridge.tier1 import pool
 from htcebridge.units import plural
 
 
@@ -57,8 +57,8 @@ def command(
 
     def read() -> list[Pilot]:
         jobs = Slurm(config.pressure.instance).queue().ours
-        view = pool.read_pool(pool.pool_of(config), config.pressure.instance, config.grant.vo_attribute)
-        pilots = observe.join(jobs, view.startds, int(time.time()), config)
+        view = observe.read_collector(config)
+        pilots = join(jobs, view.startds, int(time.time()), config)
         listed = [pilot for pilot in pilots if ended_too or pilot.phase is not PilotPhase.ENDED]
         return chosen(listed, _row, KEYS, filters, sort, reverse)
 

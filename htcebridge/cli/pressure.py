@@ -15,12 +15,13 @@ from htcebridge import logs
 from htcebridge.cli import App
 from htcebridge.cli.output import Column, Listing, Note, busy, json_option, print_json, show
 from htcebridge.config.tables import Config
-from htcebridge.controller import cycle, learn, loop
+from htcebridge.controller import cycle, loop
 from htcebridge.errors import BridgeError, ConfigError, ExitCode, LockHeld
 from htcebridge.metrics import export
 from htcebridge.model import Plan
 from htcebridge.pilot import marks, script
 from htcebridge.report import web
+from htcebridge.state import resets
 from htcebridge.state.lock import ControllerLock
 from htcebridge.units import plural
 
@@ -154,7 +155,7 @@ def reset(app: App, resource: str) -> int:
     config = app.config()
     script.resource_of(config, resource)
     try:
-        learn.request_reset(config, resource)
+        resets.request(config, resource)
     except OSError as error:
         raise BridgeError(f"{config.pressure.state_dir}: cannot be written: {error.strerror}") from None
     click.echo(f"{resource}: the next cycle forgets its failures")

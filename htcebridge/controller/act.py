@@ -1,51 +1,145 @@
-"""The hand: carries out a plan in Slurm and on the shared file system, and writes down what it does."""
+"""The hand: the only one that changes anything in Slurm and on the shared file system. It writes down what it does.
+
+The safety path stands first and by itself: it needs the marks, squeue and the ledger, and nothing of the Tier-1.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from htcebridge import logs
 from htcebridge.config.tables import Config
-from htcebridge.controller.situation import UNDRAIN_SEEN_S, fingerprint
+from htcebridge.controller.done import Done, Refusal
+from htcebridge.controller.observation import Near
 from htcebridge.errors import BridgeError, UnknownState
-from htcebridge.model import Pilot, PilotPhase, Plan, ResourcePlan, SlurmJob
+from htcebridge.model import Plan, ResourcePlan, SlurmJob
 from htcebridge.pilot import marks
 from htcebridge.pilot import script as pilot_script
 from htcebridge.slurm.commands import OutcomeUnknown, Slurm, SlurmRefused, Submission
-from htcebridge.slurm.text import Answer
+from htcebridge.slurm.states import Stage, stage_of
 from htcebridge.state import ledger
 from htcebridge.state.ledger import Entry, Ledger
 from htcebridge.state.lock import ControllerLock
-from htcebridge.state.memory import Disabled, Memory, Pause
+from htcebridge.state.memory import Memory, Submissions
 from htcebridge.units import plural
-
-# How long a resource pauses when Slurm refuses it, by how often in a row.
-_LIMIT_PAUSE_S = (900, 1800, 3600)
-_BACK_OFF_PAUSE_S = (60, 120, 300, 900, 1800)
 
 
 @dataclass
 class _Doing:
-    """What one cycle's actions change, while they go on."""
+    """What one cycle does, while it goes on."""
 
     config: Config
     plan_id: str
     slurm: Slurm
     ledger: Ledger
     lock: ControllerLock
-    memory: Memory
-    problems: list[str]
+    cancelled: list[str] = field(default_factory=list)
+    undrained: list[str] = field(default_factory=list)
+    submitted: list[str] = field(default_factory=list)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
-def carry_out(
-    config: Config, plan: Plan, plan_id: str, memory: Memory, lock: ControllerLock
-) -> tuple[Memory, list[str]]:
-    """Drain, cancel, submit. One resource's failure does not stop the others; it is one of the sentences returned."""
-    doing = _Doing(config, plan_id, Slurm(config.pressure.instance), Ledger(config), lock, memory, [])
+# --------------------------------------------------------------------------- safety
+
+
+def safety(config: Config, near: Near, memory: Memory) -> Done:
+    """Before anything else is looked at: with the kill switch on, cancel all that pends and have manual glideins leave;
+    cancel what would be billed to somebody else. Both reach every job with this instance's comment, those of resources
+    that the configuration does not have any more too.
+    """
+    done, queue = Done(at=near.now), near.queue.value
+    if queue is None:
+        return done
+    slurm = Slurm(config.pressure.instance)
+    wrong = misbilled(queue.ours, near.entries)
+    try:
+        if near.stop is not None:
+            pending = [job.id for job in queue.ours if stage_of(job.state) in (Stage.PENDING, Stage.HELD)]
+            slurm.cancel_pending(pending)
+            done = replace(done, cancelled=tuple(pending))
+            if pending:
+                logs.event("cancelled", why="the kill switch is on", pilots=pending)
+            told = _executors(config, queue.ours, memory)
+            slurm.tell_to_leave(told)
+            done = replace(done, cancelled=(*done.cancelled, *told))
+            if told:
+                logs.event("manual glideins told to leave", pilots=told)
+        for name, cases in wrong.items():
+            ids = [id_ for id_, _ in cases]
+            why = f"{plural(len(ids), 'pilot')} cancelled: Slurm has them under {cases[0][1]}"
+            slurm.cancel(ids)
+            said = f"resource {name}: {cases[0][1]}: cancelled, and the resource disabled"
+            done = replace(
+                done,
+                cancelled=(*done.cancelled, *ids),
+                misbilled={**done.misbilled, name: why},
+                problems=(*done.problems, said),
+            )
+            logs.event("disabled", logging.ERROR, resource=name, why=why, pilots=ids)
+    except BridgeError as error:
+        done = replace(done, unfinished=True, problems=(*done.problems, str(error)))
+    return done
+
+
+def misbilled(jobs: Iterable[SlurmJob], entries: Iterable[Entry]) -> dict[str, list[tuple[str, str]]]:
+    """Resource -> (pilot id, what is wrong) for pilots that Slurm has under another account, partition or QOS than
+    they were submitted for: a site's submit plugin can do that, and the other one may cost money."""
+    asked = {entry.key: entry for entry in entries}
+    wrong: dict[str, list[tuple[str, str]]] = {}
+    for job in jobs:
+        entry = asked.get(f"{job.plan_id}:{job.resource}")
+        if entry is None or stage_of(job.state) is Stage.ENDED:
+            continue
+        for what, there, wanted in (
+            ("account", job.account.lower(), entry.account.lower()),
+            ("partition", job.partition, entry.partition),
+            ("QOS", job.qos, entry.qos),
+        ):
+            if there != wanted:
+                wrong.setdefault(job.resource, []).append((job.id, f"{what} {there} instead of {wanted}"))
+                break
+    return wrong
+
+
+def _executors(config: Config, jobs: Iterable[SlurmJob], memory: Memory) -> list[str]:
+    """Manual glideins that run, and look at no mark: told once, for they may take their time."""
+    ours = {name for name, resource in config.resources.items() if resource.executor is not None}
+    known = memory.pilots.seen
+    return [
+        job.id
+        for job in jobs
+        if job.resource in ours
+        and stage_of(job.state) is Stage.RUNNING
+        and not (job.id in known and known[job.id].cancelled)
+    ]
+
+
+# --------------------------------------------------------------------------- the plan
+
+
+def settle(config: Config, entries: Iterable[Entry], known: Submissions) -> None:
+    """Write down what became of submissions of which nobody knew. Raises BridgeError."""
+    book = Ledger(config)
+    for entry in ledger.unsettled(tuple(entries)):
+        outcome = known.settled.get(entry.key)
+        if outcome:
+            book.settle(entry, outcome)
+            logs.event("settled", plan=entry.plan_id, resource=entry.resource, job=outcome)
+
+
+def carry_out(config: Config, plan: Plan, plan_id: str, lock: ControllerLock, safe: Done) -> Done:
+    """Drain, cancel, submit. One resource's failure does not stop the others; it is one of the problems.
+
+    `safe` is what the safety path did: its resources are left alone in this cycle.
+    """
+    doing = _Doing(config, plan_id, Slurm(config.pressure.instance), Ledger(config), lock)
     for name, decision in plan.resources.items():
+        if name in safe.misbilled:
+            continue
         try:
             _drain(doing, name, decision)
             _cancel(doing, name, decision)
@@ -53,7 +147,15 @@ def carry_out(
                 _submit(doing, name, decision)
         except (BridgeError, OSError) as error:
             doing.problems.append(f"resource {name}: {error}")
-    return doing.memory, doing.problems
+    return replace(
+        safe,
+        at=int(time.time()),
+        cancelled=(*safe.cancelled, *doing.cancelled),
+        undrained=tuple(doing.undrained),
+        submitted=tuple(doing.submitted),
+        refused=doing.refused,
+        problems=(*safe.problems, *doing.problems),
+    )
 
 
 def _drain(doing: _Doing, name: str, decision: ResourcePlan) -> None:
@@ -62,9 +164,7 @@ def _drain(doing: _Doing, name: str, decision: ResourcePlan) -> None:
         marks.set_drain(shared, id_, f"plan {doing.plan_id}: its work fits elsewhere", tail=True)
     for id_ in decision.undrain:
         marks.lift_drain(shared, id_, tail=True)
-    now = int(time.time())
-    recent = {id_: when for id_, when in doing.memory.undrained.items() if now - when < UNDRAIN_SEEN_S}
-    doing.memory = replace(doing.memory, undrained={**recent, **dict.fromkeys(decision.undrain, now)})
+    doing.undrained += decision.undrain
     for what, ids in (("drained", decision.drain), ("undrained", decision.undrain)):
         if ids:
             logs.event(what, plan=doing.plan_id, resource=name, pilots=ids)
@@ -72,7 +172,7 @@ def _drain(doing: _Doing, name: str, decision: ResourcePlan) -> None:
 
 def _cancel(doing: _Doing, name: str, decision: ResourcePlan) -> None:
     if decision.cancel:
-        doing.memory = _noted_as_cancelled(doing.memory, decision.cancel)
+        doing.cancelled += decision.cancel
         doing.slurm.cancel_pending(decision.cancel)
         logs.event("cancelled", plan=doing.plan_id, resource=name, pilots=decision.cancel)
 
@@ -110,10 +210,10 @@ def _submit(doing: _Doing, name: str, decision: ResourcePlan) -> None:
         doing.ledger.settle(entry, "none")
         doing.problems.append(f"resource {name}: {error}")
         if isinstance(error, SlurmRefused):
-            doing.memory = _refused(doing, name, error)
+            doing.refused[name] = Refusal(error.answer, str(error))
         return
     doing.ledger.settle(entry, job_id)
-    doing.memory = replace(doing.memory, paused=_without(doing.memory.paused, name))
+    doing.submitted.append(name)
     logs.event("submitted", plan=doing.plan_id, resource=name, count=entry.count, job=job_id)
 
 
@@ -127,93 +227,3 @@ def _within_hard_caps(doing: _Doing, wanted: int) -> int:
     if left < wanted:
         raise BridgeError(f"the plan wants {plural(wanted, 'pilot')}, the caps per hour and day leave {max(0, left)}")
     return wanted
-
-
-def _refused(doing: _Doing, name: str, error: SlurmRefused) -> Memory:
-    """What Slurm's refusal means for the next cycles."""
-    memory, now = doing.memory, int(time.time())
-    if error.answer is Answer.CONFIG:
-        disabled = Disabled(str(error), now, fingerprint(doing.config.resources[name]))
-        return replace(memory, disabled={**memory.disabled, name: disabled})
-    steps = _LIMIT_PAUSE_S if error.answer is Answer.LIMIT else _BACK_OFF_PAUSE_S
-    times = memory.paused[name].times + 1 if name in memory.paused else 1
-    pause = Pause(now + steps[min(times, len(steps)) - 1], times, str(error))
-    return replace(memory, paused={**memory.paused, name: pause})
-
-
-def settlements(entries: Sequence[Entry], jobs: Iterable[SlurmJob], memory: Memory, now: int) -> dict[str, str]:
-    """Entry key -> what became of submissions of which nobody knew, found by their plan id in Slurm's comments.
-
-    One that shows in no two listings, and a scheduler cycle (60 s) after it was made, was never taken.
-    """
-    found = {f"{job.plan_id}:{job.resource}": job.id.partition("_")[0] for job in jobs}
-    known: dict[str, str] = {}
-    for entry in ledger.unsettled(entries):
-        if entry.key in found:
-            known[entry.key] = found[entry.key]
-        elif memory.unsettled.get(entry.key, 0) >= 1 and now - entry.when >= 60:
-            known[entry.key] = "none"
-    return known
-
-
-def misbilled(pilots: Iterable[Pilot], entries: Iterable[Entry]) -> dict[str, list[tuple[str, str]]]:
-    """Resource -> (pilot id, what is wrong) for pilots that Slurm has under another account, partition or QOS than
-    they were submitted for: a site's submit plugin can do that, and the other one may cost money."""
-    asked = {entry.key: entry for entry in entries}
-    wrong: dict[str, list[tuple[str, str]]] = {}
-    for each in pilots:
-        job, entry = each.job, asked.get(f"{each.job.plan_id}:{each.job.resource}")
-        if entry is None or each.phase is PilotPhase.ENDED:
-            continue
-        for what, there, wanted in (
-            ("account", job.account.lower(), entry.account.lower()),
-            ("partition", job.partition, entry.partition),
-            ("QOS", job.qos, entry.qos),
-        ):
-            if there != wanted:
-                wrong.setdefault(job.resource, []).append((job.id, f"{what} {there} instead of {wanted}"))
-                break
-    return wrong
-
-
-def cancel_misbilled(config: Config, wrong: Mapping[str, list[tuple[str, str]]], memory: Memory) -> Memory:
-    """Cancel them, running or not, and disable the resource. Raises BridgeError if Slurm does not take it."""
-    slurm, now = Slurm(config.pressure.instance), int(time.time())
-    for name, cases in wrong.items():
-        ids = [id_ for id_, _ in cases]
-        why = f"{plural(len(ids), 'pilot')} cancelled: Slurm has them under {cases[0][1]}"
-        if name in config.resources:
-            disabled = Disabled(why, now, fingerprint(config.resources[name]))
-            memory = replace(memory, disabled={**memory.disabled, name: disabled})
-        memory = _noted_as_cancelled(memory, ids)
-        slurm.cancel(ids)
-        logs.event("disabled", logging.ERROR, resource=name, why=why, pilots=ids)
-    return memory
-
-
-def tell_executors(config: Config, pilots: Iterable[Pilot], memory: Memory) -> Memory:
-    """Have manual glideins leave, which look at no mark: once, for they may take their time. Raises BridgeError."""
-    running = [
-        each.job.id
-        for each in pilots
-        if each.phase is PilotPhase.JOINED
-        and each.startd is None
-        and each.job.id in memory.pilots
-        and not memory.pilots[each.job.id].cancelled
-    ]
-    if running:
-        Slurm(config.pressure.instance).tell_to_leave(running)
-        logs.event("manual glideins told to leave", pilots=running)
-    return _noted_as_cancelled(memory, running)
-
-
-def _noted_as_cancelled(memory: Memory, ids: Iterable[str]) -> Memory:
-    pilots = dict(memory.pilots)
-    for id_ in ids:
-        if id_ in pilots:
-            pilots[id_] = replace(pilots[id_], cancelled=True)
-    return replace(memory, pilots=pilots)
-
-
-def _without(pauses: Mapping[str, Pause], name: str) -> dict[str, Pause]:
-    return {other: pause for other, pause in pauses.items() if other != name}

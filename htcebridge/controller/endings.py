@@ -1,14 +1,13 @@
-"""What became of a pilot that Slurm has ended, from what slurmdbd, its own last line and this controller know. Pure."""
+"""What became of a pilot that Slurm has ended, from what Slurm, its own last line and this controller know. Pure."""
 
 from __future__ import annotations
 
 from htcebridge.model import EndedPilot, Outcome
 from htcebridge.pilot.logs import OutcomeLine
+from htcebridge.slurm.states import End, state_of
 from htcebridge.slurm.text import Ended
 from htcebridge.state.memory import Seen
 
-# Slurm's words for a node that failed under the job.
-_NODE = {"NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL"}
 # The pilot's own checks, before it joins (docs/pilot.md). 30 is condor_master's death.
 _CHECK_CODES = range(10, 30)
 # Cycles without a job, while jobs waited that fit, after which an idle pilot is called starved.
@@ -56,18 +55,19 @@ def _outcome(
     joined: bool,
     worked: bool,
 ) -> Outcome:
-    if ended.state == "CANCELLED":
+    end = state_of(ended.state).end
+    if end is End.CANCELLED:
         ours = seen.cancelled and ended.cancelled_by in (None, own_uid)
         return Outcome.CANCELLED_BY_US if ours else Outcome.CANCELLED_BY_OTHERS
     if ended.started is None:
         return Outcome.NEVER_STARTED
-    if ended.state == "PREEMPTED":
+    if end is End.PREEMPTED:
         return Outcome.PREEMPTED
-    if ended.state in _NODE:
+    if end is End.NODE_FAILED:
         return Outcome.NODE_FAILED
-    if ended.state in ("TIMEOUT", "DEADLINE"):
+    if end is End.TIMED_OUT:
         return Outcome.TIMED_OUT if joined or executor else Outcome.NEVER_JOINED
-    if ended.state not in ("COMPLETED", "FAILED", "OUT_OF_MEMORY"):
+    if end is not End.EXITED:
         return Outcome.UNKNOWN
     if executor:
         return Outcome.RAN if ended.state == "COMPLETED" else Outcome.NEVER_JOINED

@@ -1,22 +1,19 @@
-"""Follows each pilot from the first listing to its end, across cycles: what was seen of it, what became of it."""
+"""Follows each pilot from the first listing to its end, across cycles: what was seen of it, what became of it. Pure."""
 
 from __future__ import annotations
 
-import logging
-import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from htcebridge import logs
 from htcebridge.config.tables import Config
 from htcebridge.controller.endings import classify
-from htcebridge.errors import BridgeError, UnknownState
-from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, Pilot, PilotPhase, Shape
-from htcebridge.pilot.logs import OutcomeLine, read_outcome
+from htcebridge.controller.observation import Observation
+from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, Pilot, PilotPhase, Shape, SlurmJob
 from htcebridge.plan.health import NODE_MEMORY_S
-from htcebridge.slurm.commands import Billing, Slurm
+from htcebridge.slurm.text import Ended
 from htcebridge.state.ledger import Entry
-from htcebridge.state.memory import Memory, Seen, Spent
+from htcebridge.state.memory import Pilots, Seen
 
 # slurmdbd may lag: after so many listings without a word from it the outcome stays unknown. Of a pending array task
 # that was cancelled alone it never says one (22.05, 24.11, 26.05).
@@ -25,46 +22,81 @@ _GIVE_UP_A_PENDING_ONE_AFTER = 4
 # A pilot that is missing in one listing may be back in the next (a slurmctld that fails over).
 _GONE_AFTER = 2
 _KEPT_OUTCOMES = 5000
+# Cycles in a row without slurmdbd's word after which a person should know.
+SILENT_CYCLES = 3
+# A pilot looks at its marks every 15 s, and the collector shows it a moment later; shared file systems add to that.
+UNDRAIN_SEEN_S = 120
 
 
-def update(memory: Memory, entries: Iterable[Entry], pilots: Sequence[Pilot], demand: Demand, now: int) -> Memory:
-    """What this listing adds to what is known of each pilot.
+def follow(
+    config: Config, before: Pilots, entries: Iterable[Entry], pilots: Sequence[Pilot], seen: Observation
+) -> tuple[Pilots, Mapping[str, int]]:
+    """What this look adds: each pilot as it is now, and the ends of those that are gone.
+
+    Also resource -> node-seconds of the pilots that have newly ended.
+    """
+    followed = listed(before, entries, pilots)
+    for pilot in pilots:
+        if pilot.job.id in followed:
+            followed[pilot.job.id] = _as_it_is(followed[pilot.job.id], pilot, seen)
+    ended, node_s = _ends(config, followed, pilots, seen)
+    settled = {each.id for each in ended}
+    after = Pilots(
+        seen={id_: each for id_, each in followed.items() if id_ not in settled},
+        ended=_remembered(config, (*before.ended, *ended), seen.now),
+        undrained={id_: when for id_, when in before.undrained.items() if seen.now - when < UNDRAIN_SEEN_S},
+        silent=_silent(before, seen) if gone(followed, pilots) else before.silent,
+    )
+    return after, node_s
+
+
+def _silent(before: Pilots, seen: Observation) -> int:
+    return before.silent + 1 if seen.ends.unknown else 0
+
+
+def listed(before: Pilots, entries: Iterable[Entry], pilots: Sequence[Pilot]) -> dict[str, Seen]:
+    """Those that are followed after this listing.
 
     One that is over when it is first seen counts if the ledger has its submission; else the memory was lost since.
     """
-    known = {ended.id for ended in memory.ended}
+    known = {ended.id for ended in before.ended}
     submitted = {entry.key for entry in entries}
     followed: dict[str, Seen] = {}
     for each in pilots:
-        new = each.job.id not in memory.pilots
-        lost = new and each.phase is PilotPhase.ENDED and f"{each.job.plan_id}:{each.job.resource}" not in submitted
-        if each.job.id not in known and not lost:
-            before = memory.pilots.get(each.job.id, Seen(each.job.resource, each.job.plan_id, each.job.submitted))
-            followed[each.job.id] = _seen(before, each, demand, now)
-    for id_, seen in memory.pilots.items():
+        job, over = each.job, each.phase is PilotPhase.ENDED
+        lost = over and job.id not in before.seen and f"{job.plan_id}:{job.resource}" not in submitted
+        if job.id not in known and not lost:
+            so_far = before.seen.get(job.id, Seen(job.resource, job.plan_id, job.submitted))
+            followed[job.id] = replace(so_far, absent=so_far.absent + 1 if over else 0)
+    for id_, so_far in before.seen.items():
         if id_ not in followed and id_ not in known:
-            followed[id_] = replace(seen, absent=seen.absent + 1)
-    return replace(memory, pilots=followed)
+            followed[id_] = replace(so_far, absent=so_far.absent + 1)
+    return followed
 
 
-def _seen(before: Seen, each: Pilot, demand: Demand, now: int) -> Seen:
-    job, startd = each.job, each.startd
-    joined = before.joined
+def gone(followed: Mapping[str, Seen], pilots: Iterable[Pilot]) -> list[str]:
+    """Those of which slurmdbd should know the end by now."""
+    over = {each.job.id for each in pilots if each.phase is PilotPhase.ENDED}
+    return [id_ for id_, each in followed.items() if id_ in over or each.absent >= _GONE_AFTER]
+
+
+def _as_it_is(so_far: Seen, each: Pilot, seen: Observation) -> Seen:
+    job, startd, now = each.job, each.startd, seen.now
+    joined = so_far.joined
     if joined is None and each.phase is PilotPhase.JOINED:
         joined = now
-    starved = before.starved
+    starved = so_far.starved
     if startd and startd.accepting and not startd.jobs:
-        starved = starved + 1 if _would_take(startd.free, startd.to_die - now, job.resource, demand) else 0
+        starved = starved + 1 if _would_take(startd.free, startd.to_die - now, job.resource, seen.demand) else 0
     return replace(
-        before,
-        submitted=job.submitted if job.submitted is not None else before.submitted,
-        started=job.started if job.started is not None else before.started,
+        so_far,
+        submitted=job.submitted if job.submitted is not None else so_far.submitted,
+        started=job.started if job.started is not None else so_far.started,
         joined=joined,
-        node=job.node or before.node,
-        worked=before.worked or (startd is not None and startd.jobs > 0),
+        node=job.node or so_far.node,
+        worked=so_far.worked or (startd is not None and startd.jobs > 0),
         starved=starved,
-        absent=before.absent + 1 if each.phase is PilotPhase.ENDED else 0,
-        busy_by_vo=startd.busy_by_vo if startd else before.busy_by_vo,
+        busy_by_vo=startd.busy_by_vo if startd else so_far.busy_by_vo,
     )
 
 
@@ -77,55 +109,54 @@ def _would_take(free: Shape, life_s: int, resource: str, demand: Demand) -> bool
     )
 
 
-def settle(config: Config, slurm: Slurm, memory: Memory, pilots: Iterable[Pilot], now: int) -> Memory:
-    """Ask slurmdbd what became of those that have ended, all at once, if there are any."""
-    ended_now = {each.job.id for each in pilots if each.phase is PilotPhase.ENDED}
-    gone = [id_ for id_, seen in memory.pilots.items() if id_ in ended_now or seen.absent >= _GONE_AFTER]
-    if not gone:
-        return _within(memory, config, now)
-    try:
-        answers = {ended.id: ended for ended in slurm.ended(gone)}
-    except UnknownState as error:
-        logs.event("outcomes are not known yet", logging.WARNING, why=error)
-        return _within(memory, config, now)
-    outcomes: list[EndedPilot] = []
-    spent = dict(memory.spent)
-    for id_ in gone:
-        seen, answer = memory.pilots[id_], answers.get(id_)
-        if answer is not None:
-            resource = config.resources.get(seen.resource)
+# --------------------------------------------------------------------------- the end
+
+
+def _ends(
+    config: Config, followed: Mapping[str, Seen], pilots: Sequence[Pilot], seen: Observation
+) -> tuple[list[EndedPilot], Mapping[str, int]]:
+    """What became of those that are gone.
+
+    slurmdbd's word counts. Where it has no accounting, or does not answer, squeue's own state and the pilot's last
+    line are the evidence: squeue lists an ended job for MinJobAge (300 s) only.
+    """
+    jobs = {each.job.id: each.job for each in pilots}
+    by_slurmdbd = {ended.id: ended for ended in seen.ends.value or ()}
+    ended: list[EndedPilot] = []
+    node_s = Counter[str]()
+    for id_ in gone(followed, pilots):
+        each, job = followed[id_], jobs.get(id_)
+        end = by_slurmdbd.get(id_)
+        if end is None and seen.ends.unknown and job is not None:
+            end = _by_squeue(job, seen.now)
+        if end is not None:
+            resource = config.resources.get(each.resource)
             executor = resource is not None and resource.executor is not None
-            outcomes.append(classify(answer, seen, os.getuid(), _last_words(config, seen.resource, id_), executor))
-            if seen.resource in spent:
-                so_far = spent[seen.resource]
-                spent[seen.resource] = replace(so_far, node_hours=so_far.node_hours + answer.node_seconds / 3600)
-        elif seen.absent >= (_GIVE_UP_AFTER if seen.started is not None else _GIVE_UP_A_PENDING_ONE_AFTER):
-            outcomes.append(_unknown(id_, seen, now))
-    for outcome in outcomes:
-        _log(outcome)
-    settled = {outcome.id for outcome in outcomes}
-    return _within(
-        replace(
-            memory,
-            pilots={id_: seen for id_, seen in memory.pilots.items() if id_ not in settled},
-            ended=(*memory.ended, *outcomes),
-            spent=spent,
-        ),
-        config,
-        now,
-    )
+            said = seen.words[id_].value if id_ in seen.words else None
+            ended.append(classify(end, each, seen.near.uid, said, executor))
+            node_s[each.resource] += end.node_seconds
+        elif each.absent >= (_GIVE_UP_AFTER if each.started is not None else _GIVE_UP_A_PENDING_ONE_AFTER):
+            ended.append(_unknown(id_, each, seen.now))
+    return ended, node_s
 
 
-def _within(memory: Memory, config: Config, now: int) -> Memory:
-    """Without the outcomes that no rule looks at any more. Squeue lists an ended job for minutes: longer than that."""
-    oldest = now - max(config.pressure.outcome_window.total_seconds(), 3600)
-    failures = (Outcome.NEVER_JOINED, Outcome.NODE_FAILED)
-    kept = tuple(
-        ended
-        for ended in memory.ended
-        if ended.ended > oldest or (ended.outcome in failures and ended.ended > now - NODE_MEMORY_S)
+def _by_squeue(job: SlurmJob, now: int) -> Ended:
+    """The end as squeue has it, without an exit code and without who cancelled it."""
+    at = job.ends if job.ends is not None else now
+    return Ended(
+        id=job.id,
+        state=job.state,
+        cancelled_by=None,
+        exit_code=0,
+        signal=0,
+        submitted=job.submitted,
+        started=job.started,
+        ended=at,
+        node=job.node,
+        elapsed_s=max(0, at - job.started) if job.started is not None else 0,
+        nodes=1 if job.started is not None else 0,
+        reason=job.reason,
     )
-    return replace(memory, ended=kept[-_KEPT_OUTCOMES:])
 
 
 def _unknown(id_: str, seen: Seen, now: int) -> EndedPilot:
@@ -147,63 +178,42 @@ def _unknown(id_: str, seen: Seen, now: int) -> EndedPilot:
     )
 
 
-def _last_words(config: Config, resource: str, id_: str) -> OutcomeLine | None:
-    """The outcome line at the end of a pilot's log on the shared file system; None if there is none."""
-    if resource not in config.resources:
-        return None
-    try:
-        return read_outcome(config.resources[resource].shared_dir.path, id_)
-    except BridgeError as error:
-        logs.event("a pilot's last words cannot be read", logging.WARNING, pilot=id_, why=error)
-        return None
+def _remembered(config: Config, ended: Sequence[EndedPilot], now: int) -> tuple[EndedPilot, ...]:
+    """Without the outcomes that no rule looks at any more. Squeue lists an ended job for minutes: longer than that."""
+    oldest = now - max(config.pressure.outcome_window.total_seconds(), 3600)
+    failures = (Outcome.NEVER_JOINED, Outcome.NODE_FAILED)
+    kept = tuple(
+        each for each in ended if each.ended > oldest or (each.outcome in failures and each.ended > now - NODE_MEMORY_S)
+    )
+    return kept[-_KEPT_OUTCOMES:]
 
 
-def live(memory: Memory) -> list[LivePilot]:
+# --------------------------------------------------------------------------- as evidence
+
+
+def live(pilots: Pilots) -> list[LivePilot]:
     """The pilots that run, as evidence for `plan.health`."""
     return [
         LivePilot(id_, seen.resource, seen.node, seen.started, seen.joined)
-        for id_, seen in memory.pilots.items()
+        for id_, seen in pilots.seen.items()
         if seen.started is not None
     ]
 
 
-def waits(memory: Memory) -> dict[str, list[int]]:
+def waits(pilots: Pilots) -> dict[str, list[int]]:
     """Resource -> how long its latest pilots waited in Slurm, seconds."""
     found: dict[str, list[int]] = {}
-    everybody: list[EndedPilot | Seen] = [*memory.ended, *memory.pilots.values()]
+    everybody: list[EndedPilot | Seen] = [*pilots.ended, *pilots.seen.values()]
     for each in everybody:
         if each.submitted is not None and each.started is not None:
             found.setdefault(each.resource, []).append(max(0, each.started - each.submitted))
     return {name: lengths[-200:] for name, lengths in found.items()}
 
 
-def budgets(config: Config, slurm: Slurm, memory: Memory) -> Memory:
-    """Node-hours that ended pilots have used, read in full once and then kept up. Raises UnknownState."""
-    spent: dict[str, Spent] = {}
-    for name, resource in config.resources.items():
-        if resource.max_node_hours is None:
-            continue
-        known: Mapping[str, Spent] = memory.spent
-        if name in known and known[name].since == resource.node_hours_since:
-            spent[name] = known[name]
-        else:
-            billing = Billing(resource.job_name, resource.account, resource.partition, resource.qos)
-            hours = slurm.node_hours(name, billing, resource.node_hours_since)
-            spent[name] = Spent(resource.node_hours_since, hours)
-    return replace(memory, spent=spent)
-
-
-def _log(outcome: EndedPilot) -> None:
-    logs.event(
-        "ended",
-        pilot=outcome.id,
-        resource=outcome.resource,
-        plan=outcome.plan_id,
-        outcome=outcome.outcome,
-        node=outcome.node or "-",
-        code=outcome.exit_code,
-        jobs=outcome.jobs,
-        evicted=outcome.evicted,
-        lost_core_s=outcome.lost_core_s,
-        said=outcome.said or "-",
-    )
+def dead_in_pool(pilots: Pilots, in_pool: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """Resource -> ids of pilots that have ended by Slurm's account and that the collector still shows."""
+    dead: dict[str, tuple[str, ...]] = {}
+    for each in pilots.ended:
+        if each.id in in_pool:
+            dead[each.resource] = (*dead.get(each.resource, ()), each.id)
+    return dead

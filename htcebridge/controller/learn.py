@@ -1,128 +1,131 @@
-"""What a look adds to what the controller knows. Only `apply_resets` changes anything on disk."""
+"""From what was known, seen and done to what is known now. Pure: no Slurm, no clock, no file."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from htcebridge import logs
+from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.controller import act, follow
-from htcebridge.controller.observe import Observation
-from htcebridge.controller.situation import fingerprint
-from htcebridge.errors import UnknownState
-from htcebridge.model import EndedPilot, Wait
-from htcebridge.slurm.commands import Slurm
-from htcebridge.state.ledger import Entry, unsettled
-from htcebridge.state.memory import Clock, Disabled, Memory, ReadLimits, recall, remember
+from htcebridge.controller import follow, submissions
+from htcebridge.controller.done import Done
+from htcebridge.controller.observation import Observation, Source
+from htcebridge.model import EndedPilot, Pilot, Wait
+from htcebridge.slurm.limits import SlurmLimits
+from htcebridge.slurm.text import Answer
+from htcebridge.state.memory import (
+    Clock,
+    Disabled,
+    Memory,
+    Pause,
+    Pilots,
+    ReadLimits,
+    Resources,
+    Schedds,
+    Spent,
+    fingerprint,
+)
 
 # Limits of QOS and associations change by an admin's hand.
 _LIMITS_LAST_S = 900
 # The pilot's own: Slurm has it under another account, partition or QOS (docs/pilot.md).
 _BILLED_WRONGLY = 16
+# How long a resource pauses when Slurm refuses it, by how often in a row.
+_LIMIT_PAUSE_S = (900, 1800, 3600)
+_BACK_OFF_PAUSE_S = (60, 120, 300, 900, 1800)
 
 
-def learn(
-    config: Config, slurm: Slurm, memory: Memory, entries: Sequence[Entry], seen: Observation
-) -> tuple[Memory, list[Entry]]:
-    """Memory and ledger with what this look shows. Raises UnknownState if a resource's node-hours cannot be read."""
-    known = {ended.id for ended in memory.ended}
-    memory = follow.update(memory, entries, seen.pilots, seen.demand, seen.now)
-    memory = follow.settle(config, slurm, memory, seen.pilots, seen.now)
-    memory = follow.budgets(config, slurm, memory)
-    settled = act.settlements(entries, (each.job for each in seen.pilots), memory, seen.now)
-    settled = {**settled, **_seen_by_slurmdbd(config, slurm, entries, settled)}
-    entries = [replace(entry, outcome=settled.get(entry.key, entry.outcome)) for entry in entries]
-    oldest = seen.now - config.tier1.remember_schedds.total_seconds()
-    schedds = {name: when for name, when in memory.schedds.items() if when >= oldest}
-    new = [ended for ended in memory.ended if ended.id not in known]
-    memory = replace(
-        memory,
-        schedds={**schedds, **dict.fromkeys(seen.schedds, seen.now)},
-        ghosts=seen.negotiator.tracks if seen.negotiator is not None else memory.ghosts,
-        qdates=seen.qdates if seen.qdates is not None else memory.qdates,
-        disabled=_disabled(config, memory, seen, new),
-        clocks=_clocks(config, memory, seen.now),
-        slurm_limits=_slurm_limits(config, slurm, memory, seen.now),
-        unsettled={entry.key: memory.unsettled.get(entry.key, 0) + 1 for entry in unsettled(entries)},
+def learn(config: Config, before: Memory, pilots: Sequence[Pilot], seen: Observation) -> Memory:
+    """What an observation adds to what is known; `pilots` are those that it shows (`pilots.pilots_of`)."""
+    entries = seen.near.entries
+    followed, node_s = follow.follow(config, before.pilots, entries, pilots, seen)
+    known = {each.id for each in before.pilots.ended}
+    new = [each for each in followed.ended if each.id not in known]
+    return replace(
+        before,
+        pilots=followed,
+        resources=_resources(config, _reset(before.resources, seen), pilots, seen, new, node_s),
+        schedds=_schedds(config, before.schedds, seen),
+        ghosts=seen.negotiator.tracks if seen.negotiator is not None else before.ghosts,
+        submissions=submissions.learn(before.submissions, entries, pilots, seen.submitted, seen.now),
+        upkeep=replace(before.upkeep, looked=seen.now, shared=_shared(seen, before)),
     )
-    return memory, entries
 
 
-def _seen_by_slurmdbd(
-    config: Config, slurm: Slurm, entries: Sequence[Entry], settled: Mapping[str, str]
-) -> dict[str, str]:
-    """Of the submissions that squeue does not show: which slurmdbd has, by job name and comment, after all.
-
-    While it does not answer they stay unsettled ("").
-    """
-    found: dict[str, str] = {}
-    for entry in entries:
-        if settled.get(entry.key) != "none" or entry.resource not in config.resources:
-            continue
-        try:
-            submitted = slurm.submitted_since(config.resources[entry.resource].job_name, entry.when - 60)
-        except UnknownState as error:
-            logs.event(
-                "whether it was submitted is not known",
-                logging.WARNING,
-                plan=entry.plan_id,
-                resource=entry.resource,
-                why=error,
-            )
-            found[entry.key] = ""
-            continue
-        job = next((each.id for each in submitted if each.plan_id == entry.plan_id), None)
-        if job is not None:
-            found[entry.key] = job.partition("_")[0]
-    return found
+def _shared(seen: Observation, before: Memory) -> tuple[str, ...]:
+    return seen.near.marks.value.shared if seen.near.marks.value else before.upkeep.shared
 
 
-def request_reset(config: Config, resource: str) -> None:
-    """Have the next cycle forget a resource's failures, refusals and quarantine."""
-    path = _reset_file(config, resource)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+def _schedds(config: Config, before: Schedds, seen: Observation) -> Schedds:
+    oldest = seen.now - config.tier1.remember_schedds.total_seconds()
+    recent = {name: when for name, when in before.known.items() if when >= oldest}
+    there = seen.collector.value.schedds if seen.collector.value else ()
+    waiting = seen.waiting.value
+    return Schedds({**recent, **dict.fromkeys(there, seen.now)}, waiting.qdates if waiting else before.qdates)
 
 
-def apply_resets(config: Config) -> None:
-    """Forget what an admin wants forgotten (`pressure reset`)."""
-    for name in config.resources:
-        request = _reset_file(config, name)
-        if not request.exists():
-            continue
-        memory = recall(config)
-        remember(
-            config,
-            replace(
-                memory,
-                disabled={other: each for other, each in memory.disabled.items() if other != name},
-                paused={other: each for other, each in memory.paused.items() if other != name},
-                resets={**memory.resets, name: int(time.time())},
-            ),
-        )
-        request.unlink(missing_ok=True)
-        logs.event("reset by request", resource=name)
+# --------------------------------------------------------------------------- resources
 
 
-def _reset_file(config: Config, resource: str) -> Path:
-    directory = config.pressure.state_dir.path
-    return directory / f"{config.pressure.instance}.reset.{resource}"
+def limits_due(config: Config, before: Resources, now: int) -> dict[str, tuple[str, str, str]]:
+    """Resource -> (account, partition, QOS) whose limits have to be read again."""
+    return {
+        name: _billing(resource)
+        for name, resource in config.resources.items()
+        if not _limits_hold(before.limits.get(name), resource) or now - before.limits[name].at >= _LIMITS_LAST_S
+    }
 
 
-def _disabled(config: Config, memory: Memory, seen: Observation, ended: Sequence[EndedPilot]) -> dict[str, Disabled]:
+def spent_due(config: Config, before: Resources) -> list[str]:
+    """Resources whose node-hours have to be counted in full: once, then they are kept up."""
+    return [
+        name
+        for name, resource in config.resources.items()
+        if resource.max_node_hours is not None
+        and (name not in before.spent or before.spent[name].since != resource.node_hours_since)
+    ]
+
+
+def _reset(before: Resources, seen: Observation) -> Resources:
+    """Without what an admin wants forgotten (`pressure reset`)."""
+    gone = seen.resets
+    return replace(
+        before,
+        disabled={name: each for name, each in before.disabled.items() if name not in gone},
+        paused={name: each for name, each in before.paused.items() if name not in gone},
+        resets={**before.resets, **dict.fromkeys(gone, seen.now)},
+    )
+
+
+def _resources(
+    config: Config,
+    before: Resources,
+    pilots: Iterable[Pilot],
+    seen: Observation,
+    ended: Iterable[EndedPilot],
+    node_s: Mapping[str, int],
+) -> Resources:
+    return replace(
+        before,
+        disabled=_disabled(config, before, pilots, ended, seen.now),
+        spent=_spent(config, before, seen, node_s),
+        clocks=_clocks(config, before, seen.now),
+        limits=_limits(config, before, seen.limits),
+    )
+
+
+def _disabled(
+    config: Config, before: Resources, pilots: Iterable[Pilot], ended: Iterable[EndedPilot], now: int
+) -> dict[str, Disabled]:
     """The resources that only a person can put right; a changed configuration gives one its next chance."""
     disabled = {
         name: each
-        for name, each in memory.disabled.items()
+        for name, each in before.disabled.items()
         if name in config.resources and each.fingerprint == fingerprint(config.resources[name])
     }
     causes = [
         (each.job.resource, f"Slurm will never start its pilots: {each.job.reason}")
-        for each in seen.pilots
+        for each in pilots
         if each.wait is Wait.NEVER
     ]
     causes += [
@@ -132,36 +135,85 @@ def _disabled(config: Config, memory: Memory, seen: Observation, ended: Sequence
     ]
     for name, why in causes:
         if name in config.resources and name not in disabled:
-            disabled[name] = Disabled(why, seen.now, fingerprint(config.resources[name]))
+            disabled[name] = Disabled(why, now, fingerprint(config.resources[name]))
     return disabled
 
 
-def _clocks(config: Config, memory: Memory, now: int) -> dict[str, Clock]:
+def _spent(config: Config, before: Resources, seen: Observation, node_s: Mapping[str, int]) -> dict[str, Spent]:
+    """Node-hours that ended pilots have used: counted by slurmdbd once, then the newly ended are added."""
+    spent: dict[str, Spent] = {}
+    for name, resource in config.resources.items():
+        counted = seen.spent[name].value if name in seen.spent else None
+        if resource.max_node_hours is None:
+            continue
+        if counted is not None:
+            spent[name] = Spent(resource.node_hours_since, counted)
+        elif name in before.spent and before.spent[name].since == resource.node_hours_since:
+            hours = before.spent[name].node_hours + node_s.get(name, 0) / 3600
+            spent[name] = replace(before.spent[name], node_hours=hours)
+    return spent
+
+
+def _clocks(config: Config, before: Resources, now: int) -> dict[str, Clock]:
     clocks = {}
     for name, resource in config.resources.items():
         if resource.max_hours is not None:
-            known = memory.clocks.get(name)
+            known = before.clocks.get(name)
             same = known is not None and known.max_hours == resource.max_hours
             clocks[name] = known if known is not None and same else Clock(resource.max_hours, now)
     return clocks
 
 
-def _slurm_limits(config: Config, slurm: Slurm, memory: Memory, now: int) -> dict[str, ReadLimits]:
-    """Slurm's limits, read now and then. Without slurmdbd they are not known, and nothing is cut by them."""
-    read = {}
+def _limits(config: Config, before: Resources, read: Mapping[str, Source[SlurmLimits]]) -> dict[str, ReadLimits]:
+    """Slurm's limits, read now and then. While slurmctld does not answer those of before are in force."""
+    limits = {}
     for name, resource in config.resources.items():
-        billing = (resource.account, resource.partition, resource.qos)
-        known = memory.slurm_limits.get(name)
-        if known is not None and known.billing == billing and now - known.at < _LIMITS_LAST_S:
-            read[name] = known
-            continue
-        try:
-            read[name] = ReadLimits(slurm.limits(*billing), billing, now)
-            if read[name].limits.unknown:
-                why = f"{read[name].limits.unknown}: nothing is cut by what is not known"
-                logs.event("Slurm's limits are not known", logging.WARNING, resource=name, why=why)
-        except UnknownState as error:
-            logs.event("Slurm's limits are not known", logging.WARNING, resource=name, why=error)
-            if known is not None and known.billing == billing:
-                read[name] = known
-    return read
+        known, now = before.limits.get(name), read.get(name)
+        if now is not None and now.value is not None:
+            limits[name] = ReadLimits(now.value, _billing(resource), now.at)
+        elif known is not None and _limits_hold(known, resource):
+            limits[name] = known
+    return limits
+
+
+def _limits_hold(known: ReadLimits | None, resource: Resource) -> bool:
+    return known is not None and known.billing == _billing(resource)
+
+
+def _billing(resource: Resource) -> tuple[str, str, str]:
+    return (resource.account, resource.partition, resource.qos)
+
+
+# --------------------------------------------------------------------------- what was done
+
+
+def acted(config: Config, before: Memory, done: Done) -> Memory:
+    """What follows from what the hand did."""
+    return replace(before, pilots=_touched(before.pilots, done), resources=_answered(config, before.resources, done))
+
+
+def _touched(before: Pilots, done: Done) -> Pilots:
+    cancelled = {id_: replace(before.seen[id_], cancelled=True) for id_ in done.cancelled if id_ in before.seen}
+    return replace(
+        before,
+        seen={**before.seen, **cancelled},
+        undrained={**before.undrained, **dict.fromkeys(done.undrained, done.at)},
+    )
+
+
+def _answered(config: Config, before: Resources, done: Done) -> Resources:
+    """What Slurm's answers mean for the next cycles."""
+    disabled = dict(before.disabled)
+    paused = {name: each for name, each in before.paused.items() if name not in done.submitted}
+    why = dict(done.misbilled)
+    for name, refusal in done.refused.items():
+        if refusal.answer is Answer.CONFIG:
+            why[name] = refusal.why
+        else:
+            steps = _LIMIT_PAUSE_S if refusal.answer is Answer.LIMIT else _BACK_OFF_PAUSE_S
+            times = paused[name].times + 1 if name in paused else 1
+            paused[name] = Pause(done.at + steps[min(times, len(steps)) - 1], times, refusal.why)
+    for name, each in why.items():
+        if name in config.resources:
+            disabled[name] = Disabled(each, done.at, fingerprint(config.resources[name]))
+    return replace(before, disabled=disabled, paused=paused)

@@ -14,7 +14,7 @@ from types import FrameType
 from htcebridge import logs
 from htcebridge.config import file
 from htcebridge.config.tables import Config
-from htcebridge.controller import cycle
+from htcebridge.controller import ads, cycle, observe
 from htcebridge.controller.notify import Notifier
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
 from htcebridge.history.result import CycleResult
@@ -52,7 +52,7 @@ def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log
     latest = export.Latest()
     pages = {**live.pages(lambda: config), "/metrics": lambda: web.Answer(export.CONTENT_TYPE, latest.metrics())}
     with ControllerLock(config) as lock, web.serving(http, pages):
-        cycle.check_pilots_can_start(config)
+        observe.check_pilots_can_start(config, time.time())
         say(
             f"controller {config.pressure.instance} runs, a cycle every "
             f"{format_duration(config.pressure.interval.total_seconds())}"
@@ -73,7 +73,7 @@ def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log
             notifier.status(_status(result.plan, problems))
             _sleep(config, wake, ending, notifier)
         notifier.stopping()
-        cycle.withdraw_ghosts(config)
+        ads.withdraw_ghosts(config)
     say(f"controller {config.pressure.instance} ended; its pilots live on and leave when they are idle")
 
 
@@ -97,7 +97,7 @@ def _sleep(config: Config, wake: threading.Event, ending: threading.Event, notif
 def wait_for_min_interval(config: Config) -> None:
     """Before a single cycle: the rest of min_interval since anybody of this instance asked Slurm."""
     least_s = config.pressure.min_interval.total_seconds()
-    since = time.time() - recall(config).looked
+    since = time.time() - recall(config).upkeep.looked
     if 0 <= since < least_s:
         log.info("Slurm was asked %.0f s ago: waiting for min_interval %s", since, format_duration(least_s))
         time.sleep(least_s - since)

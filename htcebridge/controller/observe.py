@@ -1,59 +1,185 @@
-"""What one cycle sees: Slurm's jobs and the collector's startds joined into pilots, the schedds' jobs matched."""
+"""Reads all that a cycle looks at, once: marks, squeue, ledger, then the Tier-1, sacct, Slurm's limits, last words.
+
+What cannot be read is unknown, with the reason; what only the admin can mend is a ConfigError.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 from htcebridge.config.tables import Config
-from htcebridge.model import Demand, Group, Pilot, PilotPhase, ScheddAnswer, SlurmJob, Startd, Wait
-from htcebridge.pilot import script
-from htcebridge.pilot.ghost_view import Track
-from htcebridge.slurm.text import ENDED_STATES, OtherJob
-from htcebridge.slurm.waits import wait_of
-from htcebridge.tier1 import pool
+from htcebridge.controller import follow, learn, submissions
+from htcebridge.controller.observation import Collector, Marks, Near, Negotiator, Observation, Source, Waiting
+from htcebridge.controller.pilots import pilots_of
+from htcebridge.errors import BridgeError, ConfigError, UnknownState
+from htcebridge.model import Demand, Group, ScheddAnswer
+from htcebridge.pilot import ghost, ghost_view, marks, script
+from htcebridge.pilot.logs import OutcomeLine, read_outcome
+from htcebridge.slurm.commands import Billing, Slurm
+from htcebridge.state import resets
+from htcebridge.state.ledger import Entry, Ledger
+from htcebridge.state.memory import Memory
+from htcebridge.tier1 import pool, tokens
 from htcebridge.tier1.fit import Matcher, evaluate
+from htcebridge.units import format_duration
 
-# Slurm's job states (squeue(1), JOB STATE CODES). A state that is in none of these is unknown: not supply, shown.
-PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
-RUNNING = {"RUNNING", "EXPEDITING"}
 # Older than some negotiation cycles a rejection says nothing about now.
 _REJECTED_LATELY_S = 1800
 
-
-@dataclass(frozen=True)
-class Negotiator:
-    """What the Tier-1's negotiator says (demand_source = "negotiator"): `ghosts` are the offline slots that are there,
-    `tracks` what to remember of them, `alarms` where it does not agree with the query."""
-
-    ghosts: tuple[pool.Ghost, ...]
-    condor_version: str
-    tracks: Mapping[str, Track]
-    alarms: tuple[str, ...] = ()
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Observation:
-    """What one cycle saw. `now` in seconds since the epoch; `qdates` is the cache for the next demand query."""
+def near(config: Config, memory: Memory) -> Near:
+    """Marks, squeue, ledger. Raises ConfigError for what only the admin can mend."""
+    if not config.resources:
+        raise ConfigError("no [resource.NAME] in the configuration: nothing to start pilots on")
+    now = int(time.time())
+    slurm = Slurm(config.pressure.instance)
+    return Near(
+        now=now,
+        uid=os.getuid(),
+        marks=_read(now, lambda: _marks(config, memory)),
+        queue=_read(now, lambda: slurm.queue(_shared_accounts(memory))),
+        ledger=_read(now, lambda: tuple(Ledger(config).entries())),
+    )
 
-    now: int
-    demand: Demand
-    pilots: tuple[Pilot, ...]
-    others: tuple[OtherJob, ...] = ()
-    schedds: frozenset[str] = frozenset()
-    """The schedds that the collector knows now."""
-    in_pool: frozenset[str] = frozenset()
-    """Ids of the pilots whose startds the collector shows."""
-    qdates: Mapping[str, Mapping[str, int]] | None = None
-    negotiator: Negotiator | None = None
+
+def observe(config: Config, memory: Memory, near: Near) -> Observation:
+    """The rest of what a cycle looks at. Raises ConfigError where Slurm's or HTCondor's client is missing."""
+    nothing = Observation(
+        near,
+        collector=Source(near.now, unknown="the Tier-1 was not asked"),
+        waiting=Source(near.now, unknown="the schedds were not asked"),
+        ends=Source(near.now, unknown="slurmdbd was not asked"),
+        resets=resets.requested(config),
+    )
+    if near.marks.value is None or near.queue.value is None:
+        return nothing
+    seen = nothing
+    if near.stop is None:
+        if refused := _refused(config, near.now):
+            return replace(nothing, refused=refused)
+        seen = _with_tier1(config, seen, memory)
+    return _with_accounting(config, seen, memory)
+
+
+def _read(now: int, ask: Callable[[], T | None]) -> Source[T]:
+    try:
+        return Source(now, ask())
+    except ConfigError:
+        raise
+    except BridgeError as error:
+        return Source(now, unknown=str(error))
+
+
+# --------------------------------------------------------------------------- near
+
+
+def shared_directories(config: Config, memory: Memory) -> list[Path]:
+    """Where the pilots of this configuration look for marks. One that was never there is left out: a first cycle finds
+    none. Where the file system itself is missing the directory above is not there either."""
+    paths = {each.shared_dir.path for each in config.resources.values()}
+    known = memory.upkeep.shared
+    return sorted(path for path in paths if path.exists() or str(path) in known or not path.parent.is_dir())
+
+
+def _marks(config: Config, memory: Memory) -> Marks:
+    """What lies on the shared file system. Raises BridgeError if it cannot be seen: no answer is not no mark."""
+    drained: dict[str, str] = {}
+    tail: set[str] = set()
+    shared = shared_directories(config, memory)
+    for mark in (mark for directory in shared for mark in marks.marks(directory)):
+        if mark.kind is marks.Kind.TAIL:
+            tail.add(mark.name)
+        elif mark.kind is marks.Kind.RESOURCE:
+            drained[mark.name] = f"{mark.who}: {mark.why}"
+    names = {marks.resource_mark(config.pressure.instance, name): name for name in config.resources}
+    return Marks(
+        stop=marks.read_stop(shared),
+        drained={names[mark]: why for mark, why in drained.items() if mark in names},
+        tail=frozenset(tail),
+        shared=tuple(map(str, shared)),
+    )
+
+
+def _shared_accounts(memory: Memory) -> list[str]:
+    """Accounts in which a limit of the whole account is in force: then others' jobs in it count too."""
+    return sorted({account for read in memory.resources.limits.values() for account in read.limits.watch})
+
+
+def _refused(config: Config, now: int) -> str:
+    try:
+        check_pilots_can_start(config, now)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def check_pilots_can_start(config: Config, now: float) -> None:
+    """What would make every pilot fail, found before the first is submitted. Raises ConfigError."""
+    tokens.check_directory(config.tier1.token_directory.path)
+    for resource in config.resources.values():
+        resource.shared_dir.check()
+        if resource.executor is not None:
+            continue
+        token = resource.token_file.path
+        tokens.check_secret(token)
+        expires = tokens.expiry(token)
+        if expires is not None and expires < now + resource.walltime.total_seconds():
+            raise ConfigError(
+                f"{token}: expires {time.strftime('%Y-%m-%d %H:%M', time.localtime(expires))}, before a pilot of "
+                f"{format_duration(resource.walltime.total_seconds())} started now would end; replace it"
+            )
+
+
+# --------------------------------------------------------------------------- the Tier-1
+
+
+def _with_tier1(config: Config, seen: Observation, memory: Memory) -> Observation:
+    now = seen.now
+    asked = _read(now, lambda: read_collector(config))
+    view = asked.value
+    if view is None:
+        return replace(seen, collector=Source(now, unknown=asked.unknown))
+    schedds = frozenset(each.name for each in view.schedds if each.address)
+    return replace(
+        seen,
+        collector=Source(now, Collector(view.startds, schedds)),
+        waiting=_read(now, lambda: _waiting(config, view, memory, now)),
+    )
+
+
+def read_collector(config: Config) -> pool.PoolView:
+    """Ask the collector. Raises ConfigError, UnknownState."""
+    return pool.read_pool(pool.pool_of(config), config.pressure.instance, config.grant.vo_attribute)
+
+
+def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> Waiting:
+    """What the schedds say. Raises UnknownState if all are silent."""
+    schedds = pool.with_absent(config, view.schedds, now, memory.schedds.known)
+    asks_negotiator = config.pressure.demand_source == "negotiator"
+    window_s = ghost.window_s(config, view) if asks_negotiator else None
+    answers = ask_schedds(config, schedds, memory.schedds.qdates, now, window_s)
+    if not any(answer.error is None for answer in answers):
+        raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
+    groups = matched(config, schedds, answers, now)
+    version = version_of(schedds)
+    says = Negotiator(view.ghosts, version, {})
+    if asks_negotiator:
+        found, tracks = ghost.read(config, view, answers, memory.ghosts, version, now)
+        says = replace(says, tracks=tracks, alarms=tuple(ghost_view.disagreements(groups, found)))
+        groups = ghost_view.confirmed(groups, found)
+    return Waiting(demand_of(groups, answers), pool.qdates(answers), says)
 
 
 def ask_schedds(
-    config: Config,
-    schedds: Sequence[pool.Schedd],
-    known: pool.Qdates,
-    now: int,
-    window_s: int | None = None,
+    config: Config, schedds: Sequence[pool.Schedd], known: pool.Qdates, now: int, window_s: int | None = None
 ) -> list[pool.ScheddGroups]:
     """Ask these schedds what waits; `known` is the cache that the last answers left (`tier1.pool.qdates`).
 
@@ -89,45 +215,6 @@ def demand_of(groups: Iterable[Group], answers: Sequence[pool.ScheddGroups]) -> 
 def version_of(schedds: Iterable[pool.Schedd]) -> str:
     """The HTCondor that the pool runs, for which pilots are taken to be too."""
     return next((schedd.version for schedd in schedds if schedd.version), "")
-
-
-def join(jobs: Iterable[SlurmJob], startds: Iterable[Startd], now: int, config: Config) -> list[Pilot]:
-    """Slurm's view and the collector's view of each pilot, side by side."""
-    by_id = {startd.pilot_id: startd for startd in startds}
-    boot_timeout_s = config.pressure.boot_timeout.total_seconds()
-    pilots = []
-    for job in jobs:
-        startd = by_id.get(job.id)
-        phase = _phase(job, startd, now, boot_timeout_s)
-        resource = config.resources.get(job.resource)
-        if resource is not None and resource.executor is not None and job.state in RUNNING:
-            phase = PilotPhase.JOINED  # another pool, which is not asked
-        wait = wait_of(job.reason, job.state) if phase is PilotPhase.PENDING else Wait.NORMAL
-        pilots.append(Pilot(job, phase, startd if phase is PilotPhase.JOINED else None, wait=wait))
-    return pilots
-
-
-def _phase(job: SlurmJob, startd: Startd | None, now: int, boot_timeout_s: float) -> PilotPhase:
-    if job.state in ENDED_STATES:
-        return PilotPhase.ENDED
-    if job.state in PENDING:
-        # It started, and joined, between the two looks.
-        return PilotPhase.JOINED if startd else PilotPhase.PENDING
-    if job.state not in RUNNING:
-        return PilotPhase.LEAVING
-    if startd:
-        return PilotPhase.JOINED
-    started = job.started if job.started is not None else now
-    return PilotPhase.BOOTING if now - started <= boot_timeout_s else PilotPhase.LOST
-
-
-def silent_schedds(demand: Demand) -> tuple[str, ...]:
-    """A sentence for each schedd that did not answer."""
-    return tuple(
-        f"schedd {schedd.name}: {schedd.error}; its jobs are not counted, so nothing is cancelled"
-        for schedd in demand.schedds
-        if not schedd.ok
-    )
 
 
 def merged(groups: Iterable[Group]) -> list[Group]:
@@ -171,3 +258,49 @@ def _groups(answer: pool.ScheddGroups, matcher: Matcher, config: Config, now: in
             rejected=group.rejected,
             key=group.key,
         )
+
+
+# --------------------------------------------------------------------------- what memory says is due
+
+
+def _with_accounting(config: Config, seen: Observation, memory: Memory) -> Observation:
+    """sacct for those that are gone, Slurm's limits, last words: as much as is due."""
+    slurm, now = Slurm(config.pressure.instance), seen.now
+    pilots = pilots_of(config, seen)
+    followed = follow.listed(memory.pilots, seen.near.entries, pilots)
+    gone = follow.gone(followed, pilots)
+    in_doubt = submissions.in_doubt(seen.near.entries, pilots, memory.submissions, now)
+    return replace(
+        seen,
+        ends=_read(now, lambda: tuple(slurm.ended(gone))) if gone else Source(now, ()),
+        words={id_: _read(now, partial(_last_words, config, followed[id_].resource, id_)) for id_ in gone},
+        limits={
+            name: _read(now, partial(slurm.limits, *billing))
+            for name, billing in learn.limits_due(config, memory.resources, now).items()
+        },
+        spent={name: _read(now, partial(_spent, config, name)) for name in learn.spent_due(config, memory.resources)},
+        submitted={each.key: _read(now, partial(_submitted, config, each)) for each in in_doubt},
+    )
+
+
+def _last_words(config: Config, resource: str, id_: str) -> OutcomeLine | None:
+    """The outcome line at the end of a pilot's log on the shared file system. Raises UnknownState, ConfigError."""
+    return read_outcome(config.resources[resource].shared_dir.path, id_) if resource in config.resources else None
+
+
+def _spent(config: Config, name: str) -> float:
+    """Node-hours of a resource's ended pilots, by slurmdbd. Raises UnknownState, ConfigError."""
+    resource = config.resources[name]
+    billing = Billing(resource.job_name, resource.account, resource.partition, resource.qos)
+    return Slurm(config.pressure.instance).node_hours(name, billing, resource.node_hours_since)
+
+
+def _submitted(config: Config, entry: Entry) -> str:
+    """slurmdbd's word on a submission, by job name and comment: its job id, or "none"; of a resource that left the
+    configuration "none", for nobody knows its job name. Raises UnknownState, ConfigError."""
+    if entry.resource not in config.resources:
+        return "none"
+    name = config.resources[entry.resource].job_name
+    found = Slurm(config.pressure.instance).submitted_since(name, entry.when - 60)
+    job = next((each.id for each in found if each.plan_id == entry.plan_id), None)
+    return job.partition("_")[0] if job is not None else "none"

@@ -2,68 +2,80 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.controller import follow
-from htcebridge.controller.observe import Observation
+from htcebridge.controller import follow, submissions
+from htcebridge.controller.observation import Marks, Observation
 from htcebridge.model import Cap, Cut, Limits, Pilot, PilotPhase, Policy, Shape, Situation
 from htcebridge.pilot import script
 from htcebridge.plan.health import Health, Rules, health
 from htcebridge.slurm.limits import SlurmLimits, room
+from htcebridge.slurm.text import OtherJob
 from htcebridge.slurm.waits import chance, is_known
 from htcebridge.state import ledger
 from htcebridge.state.ledger import Entry
-from htcebridge.state.memory import Disabled, Memory, Pause
+from htcebridge.state.memory import Disabled, Memory, Pause, Resources, fingerprint
 from htcebridge.units import format_duration, plural
-
-# A pilot looks at its marks every 15 s, and the collector shows it a moment later; shared file systems add to that.
-UNDRAIN_SEEN_S = 120
-
-
-@dataclass(frozen=True)
-class Marks:
-    """What lies on the shared file system. `drained` are resources that an admin drains, `tail` our own marks."""
-
-    stop: str | None = None
-    drained: Mapping[str, str] | None = None
-    tail: frozenset[str] = frozenset()
 
 
 def build(
-    config: Config, seen: Observation, memory: Memory, entries: Sequence[Entry], marks: Marks
+    config: Config, memory: Memory, pilots: Sequence[Pilot], seen: Observation
 ) -> tuple[Situation, tuple[str, ...]]:
-    """What the planner sees, and the alarms for a person."""
+    """What the planner sees, and the alarms for a person. `memory` has learnt from `seen`."""
     rules = Rules(
         window_s=int(config.pressure.outcome_window.total_seconds()),
         quarantine_s=int(config.pressure.quarantine.total_seconds()),
         boot_timeout_s=int(config.pressure.boot_timeout.total_seconds()),
     )
-    counts = [ended for ended in memory.ended if ended.ended > memory.resets.get(ended.resource, 0)]
-    judged = health(counts, follow.live(memory), seen.now, rules)
+    counts = [each for each in memory.pilots.ended if each.ended > memory.resources.resets.get(each.resource, 0)]
+    judged = health(counts, follow.live(memory.pilots), seen.now, rules)
     verdicts = {name: verdict for name, verdict in judged.items() if name in config.resources}
-    limits = {}
-    for name in config.resources:
-        limits[name] = _limits(config, name, seen, memory, entries, marks, verdicts.get(name, Health()))
-    alarms = [f"resource {name}: {alarm}" for name, verdict in verdicts.items() for alarm in verdict.alarms]
-    alarms += [f"resource {name}: disabled: {each.why}" for name, each in memory.disabled.items()]
-    for name, read in memory.slurm_limits.items():
-        alarms += [f"resource {name}: Slurm would take no pilot: {why}" for why in read.limits.refusals]
+    entries = submissions.with_outcomes(seen.near.entries, memory.submissions)
+    marks = seen.near.marks.value or Marks()
+    view = _View(
+        seen.now, memory, entries, marks, pilots, seen.near.queue.value.others if seen.near.queue.value else ()
+    )
     situation = Situation(
         now=seen.now,
         demand=seen.demand,
-        pilots=_with_chances(config, seen, memory, entries, marks),
-        limits=limits,
+        pilots=_with_chances(config, view),
+        limits={name: _limits(config, name, view, verdicts.get(name, Health())) for name in config.resources},
         policy=policy(config),
-        streaks=memory.streaks,
+        streaks=memory.resources.streaks,
         stop=marks.stop,
     )
-    return situation, tuple(alarms)
+    return situation, tuple(_alarms(memory, verdicts, seen))
+
+
+def _alarms(memory: Memory, verdicts: Mapping[str, Health], seen: Observation) -> Iterator[str]:
+    for name, verdict in verdicts.items():
+        yield from (f"resource {name}: {alarm}" for alarm in verdict.alarms)
+    for name, each in memory.resources.disabled.items():
+        yield f"resource {name}: disabled: {each.why}"
+    for name, read in memory.resources.limits.items():
+        yield from (f"resource {name}: Slurm would take no pilot: {why}" for why in read.limits.refusals)
+    if memory.pilots.silent >= follow.SILENT_CYCLES and seen.ends.unknown:
+        yield (
+            f"slurmdbd has not said for {plural(memory.pilots.silent, 'cycle')} what became of pilots, so squeue's "
+            f"state and their last lines are taken for it: {seen.ends.unknown}"
+        )
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the limits of each resource are made from. `others`: live Slurm jobs that are none of this instance's."""
+
+    now: int
+    memory: Memory
+    entries: Sequence[Entry]
+    marks: Marks
+    pilots: Sequence[Pilot]
+    others: Sequence[OtherJob]
 
 
 def policy(config: Config) -> Policy:
@@ -81,56 +93,41 @@ def policy(config: Config) -> Policy:
     )
 
 
-def fingerprint(resource: Resource) -> str:
-    """Changes when the admin changes anything of a resource."""
-    return hashlib.sha256(resource.model_dump_json().encode()).hexdigest()[:16]
-
-
-def _with_chances(
-    config: Config, seen: Observation, memory: Memory, entries: Sequence[Entry], marks: Marks
-) -> tuple[Pilot, ...]:
+def _with_chances(config: Config, view: _View) -> tuple[Pilot, ...]:
     """The pilots with what only this controller knows: their --time-min, their chance to start, its own marks."""
-    shortest = {entry.key: entry.time_min_s for entry in entries}
-    waits = follow.waits(memory)
-    tail = marks.tail | {id_ for id_, when in memory.undrained.items() if seen.now - when < UNDRAIN_SEEN_S}
+    shortest = {entry.key: entry.time_min_s for entry in view.entries}
+    waits = follow.waits(view.memory.pilots)
+    tail = view.marks.tail | set(view.memory.pilots.undrained)
     horizon_s = config.pressure.start_horizon.total_seconds()
     known = []
-    for each in seen.pilots:
+    for each in view.pilots:
         job = replace(each.job, time_min_s=shortest.get(f"{each.job.plan_id}:{each.job.resource}"))
         likely = each.chance
         if each.phase is PilotPhase.PENDING:
-            age_s = seen.now - job.submitted if job.submitted is not None else 0
-            starts_in_s = job.starts - seen.now if job.starts is not None else None
+            age_s = view.now - job.submitted if job.submitted is not None else 0
+            starts_in_s = job.starts - view.now if job.starts is not None else None
             likely = chance(age_s, starts_in_s, waits.get(job.resource, []), horizon_s)
         known.append(replace(each, job=job, chance=likely, tail_drained=each.job.id in tail))
     return tuple(known)
 
 
-def _limits(
-    config: Config,
-    name: str,
-    seen: Observation,
-    memory: Memory,
-    entries: Sequence[Entry],
-    marks: Marks,
-    verdict: Health,
-) -> Limits:
-    resource, now = config.resources[name], seen.now
+def _limits(config: Config, name: str, view: _View, verdict: Health) -> Limits:
+    resource, memory, now = config.resources[name], view.memory.resources, view.now
     base = script.limits(name, resource)
-    notes = [*verdict.notes, *_unknown_reasons(name, seen)]
-    read = memory.slurm_limits.get(name)
+    notes = [*verdict.notes, *_unknown_reasons(name, view.pilots)]
+    read = memory.limits.get(name)
     caps = [
-        *_rate_caps(config, entries, now),
+        *_rate_caps(config, view.entries, now),
         *_memory_caps(name, resource, memory, now),
-        *_unsettled(name, entries),
-        *(_budget(name, resource, seen, memory.spent[name].node_hours) if name in memory.spent else ()),
+        *_unsettled(name, view.entries),
+        *(_budget(name, resource, view.pilots, memory.spent[name].node_hours) if name in memory.spent else ()),
         *_clock(resource, memory, name, now),
         *verdict.caps,
     ]
-    if marks.drained and name in marks.drained:
-        caps.append(Cap("", 0, f"it is drained: {marks.drained[name]}", kind=Cut.DRAINED))
+    if name in view.marks.drained:
+        caps.append(Cap("", 0, f"it is drained: {view.marks.drained[name]}", kind=Cut.DRAINED))
     if read is not None:
-        caps += _slurm_caps(read.limits, seen, resource)
+        caps += room(read.limits, view.pilots, view.others, Shape(resource.cpus, resource.memory, resource.gpus))
         base, shortened = _within_max_wall(base, read.limits)
         if base.walltime_s < (base.min_walltime_s or 0) or base.job_life_s <= 0:
             caps.append(Cap("", 0, f"{shortened}, too short for a pilot", kind=Cut.SLURM_LIMIT))
@@ -146,10 +143,10 @@ def _limits(
     )
 
 
-def _unknown_reasons(name: str, seen: Observation) -> list[str]:
+def _unknown_reasons(name: str, pilots: Iterable[Pilot]) -> list[str]:
     reasons = Counter(
         each.job.reason
-        for each in seen.pilots
+        for each in pilots
         if each.job.resource == name and each.phase is PilotPhase.PENDING and not is_known(each.job.reason)
     )
     return [
@@ -169,7 +166,7 @@ def _rate_caps(config: Config, entries: Sequence[Entry], now: int) -> list[Cap]:
     return caps
 
 
-def _memory_caps(name: str, resource: Resource, memory: Memory, now: int) -> list[Cap]:
+def _memory_caps(name: str, resource: Resource, memory: Resources, now: int) -> list[Cap]:
     caps = []
     disabled: Disabled | None = memory.disabled.get(name)
     if disabled is not None and disabled.fingerprint == fingerprint(resource):
@@ -196,13 +193,13 @@ def _unsettled(name: str, entries: Sequence[Entry]) -> list[Cap]:
     ]
 
 
-def _budget(name: str, resource: Resource, seen: Observation, spent: float) -> list[Cap]:
+def _budget(name: str, resource: Resource, pilots: Iterable[Pilot], spent: float) -> list[Cap]:
     """A pilot is charged for its whole walltime until it has ended."""
     if resource.max_node_hours is None:
         return []
     promised = sum(
         _promised_s(each, resource)
-        for each in seen.pilots
+        for each in pilots
         if each.job.resource == name and each.phase is not PilotPhase.ENDED
     )
     left = resource.max_node_hours - spent - promised / 3600
@@ -219,7 +216,7 @@ def _promised_s(each: Pilot, resource: Resource) -> float:
     return job.time_limit_s if job.time_limit_s is not None else resource.walltime.total_seconds()
 
 
-def _clock(resource: Resource, memory: Memory, name: str, now: int) -> list[Cap]:
+def _clock(resource: Resource, memory: Resources, name: str, now: int) -> list[Cap]:
     if resource.max_hours is None:
         return []
     clock = memory.clocks.get(name)
@@ -227,11 +224,6 @@ def _clock(resource: Resource, memory: Memory, name: str, now: int) -> list[Cap]
     if now - since < resource.max_hours * 3600:
         return []
     return [Cap("", 0, f"max_hours {resource.max_hours:g} since {_clock_time(since)} are over", kind=Cut.MAX_HOURS)]
-
-
-def _slurm_caps(limits: SlurmLimits, seen: Observation, resource: Resource) -> list[Cap]:
-    shape = Shape(resource.cpus, resource.memory, resource.gpus)
-    return room(limits, seen.pilots, seen.others, shape)
 
 
 def _within_max_wall(base: Limits, limits: SlurmLimits) -> tuple[Limits, str]:

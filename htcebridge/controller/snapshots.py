@@ -1,37 +1,95 @@
-"""Situations and plans as JSON lines: what `pressure run --record` writes and `simulate --replay` reads."""
+"""Cycles as JSON lines: what `pressure run --record` writes and `simulate --replay` reads.
+
+A line has what was seen, decided and done. Configuration and memory stand in the first line, and again in one that
+does not follow from the line before it: there the replay takes them from the file, elsewhere from what it has learnt.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from htcebridge.model import Plan, Situation
+from htcebridge.config.tables import Config
+from htcebridge.controller.done import Done
+from htcebridge.controller.observation import Observation
+from htcebridge.model import Plan
+from htcebridge.state.memory import Memory, Records, Upkeep
 
-_SITUATION = TypeAdapter(Situation)
-_PLAN = TypeAdapter(Plan)
-
-
-def dump(situation: Situation, plan: Plan) -> str:
-    """One line, without its end."""
-    document = {
-        "schema": 1,
-        "situation": _SITUATION.dump_python(situation, mode="json"),
-        "plan": _PLAN.dump_python(plan, mode="json"),
-    }
-    return json.dumps(document, separators=(",", ":"))
+SCHEMA = 2
 
 
-def load(line: str) -> tuple[Situation, Plan]:
-    """What `dump` wrote. Raises ValueError that says what is wrong with the line."""
+@dataclass(frozen=True)
+class Cycle:
+    """One recorded cycle. `config` and `before` are None where they follow from the cycle before it."""
+
+    config: Config | None
+    before: Memory | None
+    seen: Observation
+    plan: Plan
+    done: Done
+
+
+_MEMORY, _SEEN, _PLAN, _DONE = (TypeAdapter[Any](kind) for kind in (Memory, Observation, Plan, Done))
+
+
+def append(path: Path, config: Config, before: Memory, seen: Observation, plan: Plan, done: Done, left: Memory) -> None:
+    """Write one cycle down; `left` is what the next one will know. Raises OSError."""
+    document: dict[str, Any] = {"schema": SCHEMA}
+    if _last(path) != _digest(config, before):
+        document["config"] = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+        document["before"] = _MEMORY.dump_python(_what_counts(before), mode="json")
+    document["seen"] = _SEEN.dump_python(seen, mode="json")
+    document["plan"] = _PLAN.dump_python(plan, mode="json")
+    document["done"] = _DONE.dump_python(done, mode="json")
+    document["left"] = _digest(config, left)  # stands last: `_last` looks for it there
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(document, separators=(",", ":")) + "\n")
+
+
+def load(line: str) -> Cycle:
+    """What `append` wrote. Raises ValueError that says what is wrong with the line."""
     document: Any = json.loads(line)
-    if not isinstance(document, dict) or document.get("schema") != 1:
-        raise ValueError("not a recorded cycle of schema 1")
+    if isinstance(document, dict) and document.get("schema") == 1:
+        raise ValueError("recorded by an htcebridge that wrote down situations, not observations; record anew")
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ValueError(f"not a recorded cycle of schema {SCHEMA}")
     try:
-        return _SITUATION.validate_python(document["situation"]), _PLAN.validate_python(document["plan"])
+        return Cycle(
+            config=Config.model_validate(document["config"]) if "config" in document else None,
+            before=_MEMORY.validate_python(document["before"]) if "before" in document else None,
+            seen=_SEEN.validate_python(document["seen"]),
+            plan=_PLAN.validate_python(document["plan"]),
+            done=_DONE.validate_python(document["done"]),
+        )
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _what_counts(memory: Memory) -> Memory:
+    """What a decision can rest on."""
+    return replace(memory, upkeep=Upkeep(), records=Records())
+
+
+def _digest(config: Config, memory: Memory) -> str:
+    text = config.model_dump_json(by_alias=True).encode() + _MEMORY.dump_json(_what_counts(memory))
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _last(path: Path) -> str:
+    """The `left` of the last line; "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
+            _, _, end = file.read().rpartition(b'"left":"')
+    except FileNotFoundError:
+        return ""
+    return end.removesuffix(b'"}\n').decode("ascii", "replace") if end.endswith(b'"}\n') else ""

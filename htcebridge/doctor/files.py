@@ -21,6 +21,7 @@ from htcebridge.errors import BridgeError, ConfigError
 from htcebridge.history import store
 from htcebridge.pilot import marks
 from htcebridge.slurm.commands import Slurm
+from htcebridge.slurm.states import Stage, stage_of
 from htcebridge.units import plural
 
 _POLL_S = 1.0
@@ -242,7 +243,7 @@ def _followed(slurm: Slurm, name: str, job: str, files: Sequence[Path], deadline
         now = time.monotonic()
         found = slurm.state_of(job)
         state, reason, node = found if found is not None else ("gone", reason, node)
-        if state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING") and ended is None:
+        if (found is None or stage_of(state) is Stage.ENDED) and ended is None:
             ended = now
         if ended is not None and now - ended > min(_SETTLE_S, deadline_s):
             what = f"job {job} on {node or 'a node'} has ended ({state}), and {missing[0].parent} shows no file of it"

@@ -174,11 +174,11 @@ def _stop(config: Config) -> Finding:
 def _disabled(config: Config) -> Iterator[Finding]:
     known = memory.recall(config)
     for name in config.resources:
-        if name in known.disabled:
+        if name in known.resources.disabled:
             fix = f"put it right, then: htcebridge pressure reset {name}"
-            yield Finding("resources", name, Status.FAIL, f"disabled: {known.disabled[name].why}", fix)
-        elif name in known.paused and known.paused[name].until > time.time():
-            paused = known.paused[name]
+            yield Finding("resources", name, Status.FAIL, f"disabled: {known.resources.disabled[name].why}", fix)
+        elif name in known.resources.paused and known.resources.paused[name].until > time.time():
+            paused = known.resources.paused[name]
             again = time.strftime("%H:%M:%S", time.localtime(paused.until))
             said = f"Slurm refused it for now, it is tried again at {again}: {paused.why}"
             yield Finding("resources", name, Status.WARN, said, f"at once: htcebridge pressure reset {name}")
@@ -187,7 +187,7 @@ def _disabled(config: Config) -> Iterator[Finding]:
 def _cycle(config: Config, now: float) -> Finding:
     holder = lock.holder(config)
     interval_s = config.pressure.interval.total_seconds()
-    return judge.cycle(memory.recall(config).looked, now, interval_s, str(holder) if holder else "")
+    return judge.cycle(memory.recall(config).upkeep.looked, now, interval_s, str(holder) if holder else "")
 
 
 def _units(config: Config, given: Sequence[str]) -> Finding:

@@ -16,9 +16,9 @@ from htcebridge.history import store, usage
 from htcebridge.history.store import HistoryError
 from htcebridge.history.usage import Use, Used
 from htcebridge.model import Demand, EndedPilot, Plan, Situation
-from htcebridge.state.memory import Memory, Seen
+from htcebridge.state.memory import Memory, Records, Seen
 
-# While the history cannot be written: what `memory.follow` keeps as well.
+# While the history cannot be written: what `controller.follow` keeps as well.
 _KEPT_ENDS = 5000
 
 OTHER = "other"
@@ -43,34 +43,33 @@ def keep(
     # While the kill switch is on the pool is not asked: what the pilots do is not known.
     stopped = situation.stop if situation else None
     used: Used = {}
-    if situation and before.accounted and stopped is None:
-        used = _renamed(usage.between(situation, before.accounted), vo_name)
-    known = {each.id for each in before.ended}
-    ended = [(each, _busy(before, each.id, vo_name)) for each in memory.ended if each.id not in known]
-    memory = replace(
-        memory,
-        accounted=situation.now if situation else before.accounted,
-        totals=_counted(memory.totals, plan, used, ended, problems),
-        unrecorded=(*memory.unrecorded, *ended)[-_KEPT_ENDS:],
+    if situation and before.records.accounted and stopped is None:
+        used = _renamed(usage.between(situation, before.records.accounted), vo_name)
+    known = {each.id for each in before.pilots.ended}
+    ended = [(each, _busy(before, each.id, vo_name)) for each in memory.pilots.ended if each.id not in known]
+    records = Records(
+        accounted=situation.now if situation else before.records.accounted,
+        totals=_counted(memory.records.totals, plan, used, ended, problems),
+        unrecorded=(*memory.records.unrecorded, *ended)[-_KEPT_ENDS:],
     )
     cycle = store.Cycle(
-        at=memory.looked,
+        at=memory.upkeep.looked,
         plan_id=plan_id,
         seconds=seconds,
         plan=plan if stopped is None else replace(plan, held=f"stopped: {stopped}"),
         demand=_demand(situation, vo_name) if situation else None,
         joined=[each for each in situation.pilots if each.startd] if situation else (),
-        pilots=_changed(before.pilots, memory.pilots),
-        ended=memory.unrecorded,
+        pilots=_changed(before.pilots.seen, memory.pilots.seen),
+        ended=records.unrecorded,
         used=used,
-        since=before.looked,
+        since=before.upkeep.looked,
         cpus={name: resource.cpus for name, resource in config.resources.items()},
     )
     try:
         store.record(store.path_of(config), cycle)
     except HistoryError as error:
-        return memory, [str(error)]
-    return replace(memory, unrecorded=()), []
+        return replace(memory, records=records), [str(error)]
+    return replace(memory, records=replace(records, unrecorded=())), []
 
 
 def prune(config: Config, now: int) -> None:
@@ -100,8 +99,8 @@ def _demand(situation: Situation, vo_name: Callable[[str], str]) -> Demand:
 
 def _busy(before: Memory, id_: str, vo_name: Callable[[str], str]) -> Mapping[str, int]:
     sums: Counter[str] = Counter()
-    if id_ in before.pilots:
-        for vo, cores in before.pilots[id_].busy_by_vo.items():
+    if id_ in before.pilots.seen:
+        for vo, cores in before.pilots.seen[id_].busy_by_vo.items():
             sums[vo_name(vo)] += cores
     return dict(sums)
 

@@ -1,6 +1,6 @@
 """What one cycle says in numbers. Pure: `export` writes them down.
 
-What a cycle did not see is absent, never zero. Counters come from `memory.totals`, so they go on where a process
+What a cycle did not see is absent, never zero. Counters come from `memory.records`, so they go on where a process
 ended. Labels take their words from the configuration and from this package alone (`table.LABELS`).
 """
 
@@ -41,8 +41,8 @@ def samples(config: Config, result: CycleResult, expiries: Expiries) -> Iterator
     yield from _controller(result)
     for (token, resource), when in expiries.items():
         yield table.TOKEN.of(token, resource, value=when)
-    if result.memory.totals:
-        yield from _counted(result.memory.totals, words)
+    if result.memory.records.totals:
+        yield from _counted(result.memory.records.totals, words)
     situation = result.situation
     if situation is None:
         return
@@ -93,10 +93,10 @@ def _controller(result: CycleResult) -> Iterator[Sample]:
     yield table.BUILD_INFO.of(htcebridge.__version__, value=1)
     yield table.HELD.of(value=result.plan.held is not None)
     yield table.PROBLEMS.of(value=len(result.problems))
-    if memory.looked:
-        yield table.LAST_CYCLE.of(value=memory.looked)
-    if memory.accounted:
-        yield table.LAST_SUCCESS.of(value=memory.accounted)
+    if memory.upkeep.looked:
+        yield table.LAST_CYCLE.of(value=memory.upkeep.looked)
+    if memory.records.accounted:
+        yield table.LAST_SUCCESS.of(value=memory.records.accounted)
     if result.plan_id:  # a cycle that failed half-way has none, and took nobody knows how long
         yield table.LAST_DURATION.of(value=result.seconds)
 

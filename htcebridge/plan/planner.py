@@ -100,7 +100,8 @@ class _Streaks:
 
 def _stopped(situation: Situation, why: str) -> Plan:
     plans = {}
-    for name in situation.limits:
+    # Those of resources that the configuration does not have any more, too.
+    for name in dict.fromkeys([*situation.limits, *(pilot.job.resource for pilot in situation.pilots)]):
         own = [pilot for pilot in situation.pilots if pilot.job.resource == name]
         cancel = tuple(pilot.job.id for pilot in own if pilot.phase is PilotPhase.PENDING)
         reasons = [f"stopped: {why}"]

@@ -100,7 +100,7 @@ def jobs(config: Config, since: int, until: int) -> JobRecords:
     pool = tier1_pool.pool_of(config)
     view = tier1_pool.read_pool(pool, config.pressure.instance, config.grant.vo_attribute)
     # One that is down has taken its ad away: its jobs are missing, and that has to be said.
-    schedds = tier1_pool.with_absent(config, view.schedds, int(time.time()), recall(config).schedds)
+    schedds = tier1_pool.with_absent(config, view.schedds, int(time.time()), recall(config).schedds.known)
     request = {
         "ask": "history",
         "attribute": config.grant.attribute,

@@ -1,4 +1,4 @@
-"""Recorded cycles decided again: where does today's planner decide otherwise?"""
+"""Recorded cycles learnt from and decided again: where does today's version decide otherwise?"""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from htcebridge.controller import snapshots
+from htcebridge.config.tables import Config
+from htcebridge.controller import learn, snapshots
+from htcebridge.controller.decide import decide
 from htcebridge.errors import ConfigError
 from htcebridge.model import Plan, ResourcePlan
-from htcebridge.plan import planner
+from htcebridge.state.memory import Memory
 
 # How a decision is put into words is no part of it.
 _WORDS = {"reasons"}
@@ -35,21 +37,27 @@ class Replayed:
 
 
 def replay(path: Path) -> Replayed:
-    """Decide every cycle of a recording again. Raises ConfigError with the line that cannot be read."""
+    """Learn and decide every cycle of a recording again. Raises ConfigError with the line that cannot be read."""
     differences: list[Difference] = []
     cycles = 0
+    config: Config | None = None
+    memory: Memory | None = None
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
                 try:
-                    situation, recorded = snapshots.load(line)
+                    recorded = snapshots.load(line)
                 except ValueError as error:
                     raise ConfigError(f"{path}:{number}: {error}") from None
+                config, memory = recorded.config or config, recorded.before or memory
+                if config is None or memory is None:
+                    raise ConfigError(f"{path}:{number}: the line with configuration and memory is not before it")
                 cycles += 1
-                now = planner.plan(situation)
-                differences += _differences(number, situation.now, recorded, now)
+                now = decide(config, memory, recorded.seen)
+                memory = learn.acted(config, now.memory, recorded.done)
+                differences += _differences(number, recorded.seen.now, recorded.plan, now.plan)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a recording: {error}") from None
     if not cycles:

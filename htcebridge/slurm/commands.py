@@ -31,6 +31,7 @@ from htcebridge.slurm.levels import (
     partition_limits,
 )
 from htcebridge.slurm.limits import SlurmLimits
+from htcebridge.slurm.states import Stage, stage_of
 from htcebridge.slurm.text import (
     ENDED_FIELDS,
     QUEUE_FORMAT,
@@ -54,6 +55,7 @@ _SACCT_FIELDS = SACCT_FIELDS.count(",") + 1
 _IDS_AT_ONCE = 5000
 _MAX_ACCOUNT_DEPTH = 20
 _DAY_S = 86400
+_ALIVE = (Stage.PENDING, Stage.HELD, Stage.RUNNING, Stage.LEAVING)
 _FILTERS_TASKS = (24, 5)
 
 
@@ -339,7 +341,7 @@ def parse_node_hours(output: str, instance: str, resource: str, as_: Billing) ->
         if len(fields) != _SACCT_FIELDS or not (fields[0].isdigit() and fields[1].isdigit()):
             raise UnknownState(f"sacct printed a line that is none of its own: {line[:120]!r}")
         elapsed, nodes, state, *billing, text = fields
-        if state in ("RUNNING", "PENDING", "SUSPENDED"):
+        if stage_of(state) in _ALIVE:
             continue
         ours = parse_comment(text, instance)
         if (ours and ours[0] == resource) or (not text and Billing(*billing).same(as_)):

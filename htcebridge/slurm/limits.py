@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from htcebridge.model import Cap, Cut, Pilot, Shape
-from htcebridge.slurm.text import ENDED_STATES, OtherJob
+from htcebridge.slurm.states import Stage, stage_of
+from htcebridge.slurm.text import OtherJob
 
 
 class Unit(StrEnum):
@@ -74,7 +75,7 @@ def room(limits: SlurmLimits, pilots: Iterable[Pilot], others: Iterable[OtherJob
     """
     caps = [Cap(f"slurm {why}", 0, why, kind=Cut.SLURM_LIMIT) for why in limits.refusals]
     caps += [cap for size in limits.sizes if (cap := _too_big(size, shape))]
-    ours = [each.job for each in pilots if each.job.state not in ENDED_STATES]
+    ours = [each.job for each in pilots if stage_of(each.job.state) is not Stage.ENDED]
     others = list(others)
     for bound in limits.bounds:
         mine = sum(_concerns(bound, job.account, job.qos, job.partition) for job in ours)

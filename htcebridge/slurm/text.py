@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from htcebridge.errors import UnknownState
 from htcebridge.model import SlurmJob
+from htcebridge.slurm.states import Stage, stage_of
 
 COMMENT_PREFIX = "htcebridge"
 # %r and %k stand last: reason and comment are the fields that may hold a separator. %r is the reason alone; %R puts
@@ -28,13 +29,6 @@ _PLAIN_FIELDS = QUEUE_FORMAT.count("|") - 2
 ENDED_FIELDS = "JobID,State,ExitCode,Submit,Start,End,ElapsedRaw,AllocNodes,NodeList,Reason"
 _ENDED_COUNT = ENDED_FIELDS.count(",") + 1
 SUBMITTED_FIELDS = "JobID,Submit,Comment"
-# Slurm's job states (squeue(1), JOB STATE CODES) after which a job holds nothing any more.
-ENDED_STATES = frozenset(
-    {
-        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL"),
-        *("OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ def parse_queue(output: str, instance: str, uid: int) -> Queue:
         if marked and int(fields[5]) == uid:
             if not _is_rest_of_array(fields):
                 ours.append(_our_job(fields, *marked))
-        elif fields[1] not in ENDED_STATES:
+        elif stage_of(fields[1]) is not Stage.ENDED:
             others.append(_other_job(fields))
     return Queue(tuple(ours), tuple(others))
 
@@ -159,7 +153,7 @@ def _queue_fields(line: str) -> list[str]:
 def _is_rest_of_array(fields: Sequence[str]) -> bool:
     """Once a task has run, squeue shows the waiting rest of a cancelled array under the array's own id, in spite of -r
     (22.05 to 26.05). Pilots are tasks of arrays always; slurmdbd has the end of each."""
-    return "_" not in fields[0] and fields[1] in ENDED_STATES and fields[10] == ""
+    return "_" not in fields[0] and stage_of(fields[1]) is Stage.ENDED and fields[10] == ""
 
 
 _JOB_ID = re.compile(r"\d+(_\d+|\+\d+)?")
@@ -171,7 +165,7 @@ def _our_job(fields: Sequence[str], resource: str, plan_id: str) -> SlurmJob:
     id_, state, partition, qos, account, _, submitted, starts, ends, limit, node, _, reason, _ = fields
     # Of a pending job these are the scheduler's estimates; one that was cancelled while it waited has no node.
     pending = state == "PENDING"
-    started = state not in ENDED_STATES or node != ""
+    started = stage_of(state) is not Stage.ENDED or node != ""
     return SlurmJob(
         id=id_,
         resource=resource,

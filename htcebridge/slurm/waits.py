@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from htcebridge.model import Wait
+from htcebridge.slurm.states import Stage, stage_of
 
 _NORMAL = frozenset(
     {
@@ -90,12 +91,11 @@ _SENTENCES = tuple(
         (r"burst buffer/\w+: ", Wait.NEVER),
     )
 )
-_HELD_STATES = frozenset({"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 
 
 def wait_of(reason: str, state: str) -> Wait:
     """What Slurm's reason means for a job that has not started. A reason that is not known is NORMAL (`is_known`)."""
-    if state in _HELD_STATES:
+    if stage_of(state) is Stage.HELD:
         return Wait.HELD
     if state != "PENDING":
         return Wait.NORMAL

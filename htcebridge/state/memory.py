@@ -6,19 +6,24 @@ has been so, what was seen of a pilot while it lived, what became of those that 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from htcebridge import logs
+from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
 from htcebridge.model import EndedPilot, Streaks
 from htcebridge.pilot.ghost_view import Track
 from htcebridge.slurm.limits import SlurmLimits
+from htcebridge.state import flat
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,11 @@ class Disabled:
     since: int
     fingerprint: str
     """Of the resource's table in the configuration."""
+
+
+def fingerprint(resource: Resource) -> str:
+    """Changes when the admin changes anything of a resource."""
+    return hashlib.sha256(resource.model_dump_json().encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -88,56 +98,118 @@ class ReadLimits:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Keys are resources, unless the name says otherwise.
+class Pilots:
+    """Owner: `controller.follow`. Keys are pilot ids.
 
-    `schedds`: name -> when the collector last knew it, because a schedd that stops takes its ad away and is unknown
-    then, not empty. `qdates`: schedd -> job id -> when it was queued. `looked`: when Slurm was last asked.
+    `seen`: those that Slurm lists, or lately did. `undrained`: when a tail mark was lifted; until the pilot has seen
+    that, it still says that it drains. `silent`: cycles in a row in which slurmdbd did not say what became of pilots.
     """
 
-    streaks: Streaks = field(default_factory=Streaks)
-    schedds: Mapping[str, int] = field(default_factory=dict)
-    qdates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    pilots: Mapping[str, Seen] = field(default_factory=dict)
+    seen: Mapping[str, Seen] = field(default_factory=dict)
     ended: tuple[EndedPilot, ...] = ()
+    undrained: Mapping[str, int] = field(default_factory=dict)
+    silent: int = 0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Owner: `controller.learn`. Keys are resources. `resets`: when an admin had a resource's past forgotten."""
+
+    streaks: Streaks = field(default_factory=Streaks)
     disabled: Mapping[str, Disabled] = field(default_factory=dict)
     paused: Mapping[str, Pause] = field(default_factory=dict)
     spent: Mapping[str, Spent] = field(default_factory=dict)
     clocks: Mapping[str, Clock] = field(default_factory=dict)
-    slurm_limits: Mapping[str, ReadLimits] = field(default_factory=dict)
-    ghosts: Mapping[str, Track] = field(default_factory=dict)
-    unsettled: Mapping[str, int] = field(default_factory=dict)
-    """Plan id and resource ("ID:RESOURCE") -> listings since in which that submission did not show."""
+    limits: Mapping[str, ReadLimits] = field(default_factory=dict)
     resets: Mapping[str, int] = field(default_factory=dict)
-    """When an admin had a resource's past forgotten."""
-    undrained: Mapping[str, int] = field(default_factory=dict)
-    """Pilot id -> when its tail mark was lifted: until it has seen that, it still says that it drains."""
-    shared: tuple[str, ...] = ()
-    """Shared directories that were there: one that is gone may have had the kill switch in it."""
+
+
+@dataclass(frozen=True)
+class Schedds:
+    """Owner: `controller.learn`. Keys are schedds.
+
+    `known`: when the collector last knew it, because a schedd that stops takes its ad away and is unknown then, not
+    empty. `qdates`: job id -> when it was queued.
+    """
+
+    known: Mapping[str, int] = field(default_factory=dict)
+    qdates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Submissions:
+    """Owner: `controller.submissions`. Keys are `Entry.key`: plan id and resource.
+
+    `missing`: listings since in which a submission of which nobody knows did not show. `settled`: what became of one
+    (as `Entry.outcome`), until the ledger has it.
+    """
+
+    missing: Mapping[str, int] = field(default_factory=dict)
+    settled: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """Owner: `controller.cycle`. When Slurm was last asked, and when old logs and marks were last removed.
+
+    `shared`: shared directories that were there: one that is gone may have had the kill switch in it.
+    """
+
     looked: int = 0
     pruned: int = 0
-    """When old logs of pilots were removed last."""
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Records:
+    """Owner: `history.recording`.
+
+    `accounted`: until when it is known what the held cores did. `unrecorded`: ended pilots, and the cores by VO that
+    were busy at last, that the history does not have yet: it could not be written. `totals`: what has been counted
+    since this file was begun: "name|label|label" -> number.
+    """
+
     accounted: int = 0
-    """Until when it is known what the held cores did."""
     unrecorded: tuple[tuple[EndedPilot, Mapping[str, int]], ...] = ()
-    """Ended pilots, and the cores by VO that were busy at last, that the history does not have yet: it could not be
-    written."""
     totals: Mapping[str, float] = field(default_factory=dict)
-    """What has been counted since this file was begun: "name|label|label" -> number (`recording`)."""
 
 
-_ADAPTER = TypeAdapter(Memory)
+@dataclass(frozen=True)
+class Memory:
+    """All of it. Each part is changed by its owner alone. `ghosts`: resource -> what its offline slot was given."""
+
+    pilots: Pilots = field(default_factory=Pilots)
+    resources: Resources = field(default_factory=Resources)
+    schedds: Schedds = field(default_factory=Schedds)
+    ghosts: Mapping[str, Track] = field(default_factory=dict)
+    submissions: Submissions = field(default_factory=Submissions)
+    upkeep: Upkeep = field(default_factory=Upkeep)
+    records: Records = field(default_factory=Records)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What stands in the file. Without `schema` it is of htcebridge 0.1 (`flat`)."""
+
+    schema: Literal[2]
+    memory: Memory
+
+
+_FILE = TypeAdapter(_File)
 
 
 def recall(config: Config) -> Memory:
     """What the last cycle left. A lost or damaged file makes counts start anew and silent schedds unknown."""
     path = _file(config)
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
-    except ValidationError:
-        logs.event("damaged: what it knew is forgotten", logging.WARNING, file=path)
+        text = path.read_bytes()
     except OSError:
-        pass  # none yet
+        return Memory()  # none yet
+    for document in (text, flat.carried_over(text)):
+        with suppress(ValidationError):
+            if document is not None:
+                return _FILE.validate_json(document).memory
+    logs.event("damaged: what it knew is forgotten", logging.WARNING, file=path)
     return Memory()
 
 
@@ -146,7 +218,7 @@ def remember(config: Config, memory: Memory) -> None:
     path = _file(config)
     temporary = path.with_suffix(".new")
     try:
-        temporary.write_bytes(_ADAPTER.dump_json(memory))
+        temporary.write_bytes(_FILE.dump_json(_File(2, memory)))
         temporary.replace(path)
     except OSError as error:
         logs.event(

@@ -15,7 +15,7 @@ from htcebridge.cli import demand as demand_command
 from htcebridge.cli import output
 from htcebridge.cli import pressure as pressure_command
 from htcebridge.config.tables import Config
-from htcebridge.controller import cycle, observe
+from htcebridge.controller import observe
 from htcebridge.errors import ExitCode
 from htcebridge.model import Demand, Group, Plan, ResourcePlan, ScheddAnswer, Shape, Startd
 from htcebridge.slurm.text import QUEUE_HEADER
@@ -220,7 +220,7 @@ def test_a_held_plan_is_temporary_and_still_a_document(
     fake_command("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller", code=1)
     Path(os.environ["WORK"]).mkdir()
     monkeypatch.setattr(tokens, "check_directory", lambda _: None)
-    monkeypatch.setattr(cycle, "check_pilots_can_start", lambda _: None)
+    monkeypatch.setattr(observe, "check_pilots_can_start", lambda *_: None)
     said = htcebridge_command("--config", example, "pressure", "plan", "--json")
     assert said.code == ExitCode.TEMPFAIL
     document = json.loads(said.out)

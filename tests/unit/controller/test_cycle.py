@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from pydantic import TypeAdapter
 
+from htcebridge.cli import cli
 from htcebridge.config.paths import expand
 from htcebridge.config.tables import Config
-from htcebridge.controller import cycle, loop, situation
-from htcebridge.controller.observe import Observation
-from htcebridge.controller.situation import Marks
+from htcebridge.controller import ads, cycle, follow, loop, observe, situation, snapshots
+from htcebridge.controller.observation import Collector, Marks, Near, Observation, Source, Waiting
 from htcebridge.errors import ConfigError, ExitCode, UnknownState
 from htcebridge.model import (
     Demand,
@@ -27,12 +31,24 @@ from htcebridge.model import (
     Streaks,
 )
 from htcebridge.pilot import marks
-from htcebridge.plan import planner
+from htcebridge.simulation.replay import replay
 from htcebridge.slurm.limits import SlurmLimits
-from htcebridge.slurm.text import QUEUE_HEADER
+from htcebridge.slurm.text import QUEUE_HEADER, Queue
+from htcebridge.state import resets
 from htcebridge.state.ledger import Entry, Ledger
 from htcebridge.state.lock import ControllerLock
-from htcebridge.state.memory import Memory, ReadLimits, Spent, recall, remember
+from htcebridge.state.memory import (
+    Memory,
+    Pilots,
+    ReadLimits,
+    Records,
+    Resources,
+    Schedds,
+    Spent,
+    Upkeep,
+    recall,
+    remember,
+)
 from htcebridge.tier1 import tokens
 
 NOW = 1_800_000_000
@@ -74,8 +90,14 @@ def waiting(*groups: Group) -> Demand:
     return Demand(groups, (ScheddAnswer("ce01", 0.1),))
 
 
-def seen(*pilots: Pilot, idle: int = 14 * 20) -> Observation:
-    return Observation(NOW, waiting(group(idle=idle)), pilots)
+def seen(idle: int = 14 * 20, entries: Iterable[Entry] = (), marks: Marks = Marks()) -> Observation:  # noqa: B008
+    near = Near(NOW, 1000, Source(NOW, marks), Source(NOW, Queue((), ())), Source(NOW, tuple(entries)))
+    return Observation(
+        near,
+        collector=Source(NOW, Collector((), frozenset())),
+        waiting=Source(NOW, Waiting(waiting(group(idle=idle)), {})),
+        ends=Source(NOW, ()),
+    )
 
 
 def with_resource(config: Config, **changes: object) -> Config:
@@ -84,7 +106,7 @@ def with_resource(config: Config, **changes: object) -> Config:
 
 
 def caps(config: Config, memory: Memory, *pilots: Pilot, entries: Iterable[Entry] = (), marks: Marks = Marks()):  # noqa: B008
-    built, _ = situation.build(config, seen(*pilots), memory, list(entries), marks)
+    built, _ = situation.build(config, memory, pilots, seen(entries=entries, marks=marks))
     return {cap.why: cap.room for cap in built.limits["dcgp"].caps}
 
 
@@ -97,7 +119,7 @@ def room(found: dict[str, int], about: str) -> int:
 
 
 def spent(config: Config, hours: float) -> Memory:
-    return Memory(spent={"dcgp": Spent(config.resources["dcgp"].node_hours_since, hours)})
+    return Memory(resources=Resources(spent={"dcgp": Spent(config.resources["dcgp"].node_hours_since, hours)}))
 
 
 def test_node_hours_of_ended_pilots_are_used_up(config: Config) -> None:
@@ -114,12 +136,13 @@ def test_hours_that_live_pilots_may_still_use_are_not_promised_again(config: Con
 
 
 def slurm_allows(**changes: object) -> Memory:
-    return Memory(slurm_limits={"dcgp": ReadLimits(SlurmLimits(user=1000, **changes), (ACCOUNT, PARTITION, QOS), NOW)})
+    read = ReadLimits(SlurmLimits(user=1000, **changes), (ACCOUNT, PARTITION, QOS), NOW)
+    return Memory(resources=Resources(limits={"dcgp": read}))
 
 
 def test_a_walltime_above_max_wall_is_cut_with_its_reason(config: Config) -> None:
     memory = slurm_allows(max_wall_s=8 * HOUR, max_wall_of="QOS qos_lowprio (MaxWall)")
-    built, _ = situation.build(config, seen(), memory, [], Marks())
+    built, _ = situation.build(config, memory, (), seen())
     limits = built.limits["dcgp"]
     assert (limits.walltime_s, limits.job_life_s) == (8 * HOUR, 8 * HOUR - 540)
     assert limits.notes == ("walltime 12h cut to 8h by QOS qos_lowprio (MaxWall)",)
@@ -204,7 +227,14 @@ class World:
         for name in ("scontrol", "sacctmgr"):
             fake_command(name, stderr="slurmdbd is not there", code=1)
         monkeypatch.setattr(tokens, "check_directory", lambda _: None)
-        monkeypatch.setattr(cycle, "_with_pool", lambda _, seen, *__: replace(seen, demand=self.demand))
+        monkeypatch.setattr(observe, "_with_tier1", lambda _, seen, *__: self._tier1(seen))
+
+    def _tier1(self, seen: Observation) -> Observation:
+        return replace(
+            seen,
+            collector=Source(seen.now, Collector((), frozenset())),
+            waiting=Source(seen.now, Waiting(self.demand, {})),
+        )
 
     def queue(self, *rows: str) -> None:
         self._fake("squeue", stdout="".join(f"{row}|;\n" for row in (QUEUE_HEADER, *rows)))
@@ -256,7 +286,7 @@ def test_a_cycle_submits_what_the_plan_says_and_remembers(two: Config, world: Wo
     assert shared.joinpath("logs").is_dir()
     (entry,) = Ledger(two).entries()
     assert (entry.count, entry.outcome, entry.account) == (2, "4711", ACCOUNT)
-    assert recall(two).looked > 0
+    assert recall(two).upkeep.looked > 0
 
 
 def test_a_cycle_asks_slurm_once_and_submits_once_for_each_resource(two: Config, world: World) -> None:
@@ -294,7 +324,7 @@ def test_a_wrong_configuration_disables_the_resource_until_it_changes(config: Co
 def test_a_reset_gives_a_disabled_resource_its_next_chance(config: Config, world: World) -> None:
     world.sbatch(stderr="sbatch: error: Invalid qos specification\n", code=1)
     once(config)
-    cycle.learn.request_reset(config, "dcgp")
+    resets.request(config, "dcgp")
     once(config)
     assert world.asked("sbatch").count("--comment") == 2
 
@@ -363,7 +393,7 @@ def test_the_caps_per_hour_hold_whatever_the_plan_says(config: Config, world: Wo
 def test_the_kill_switch_works_though_the_tier1_is_down(
     config: Config, world: World, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cycle, "_with_pool", lambda *_: pytest.fail("asked the Tier-1"))
+    monkeypatch.setattr(observe, "_with_tier1", lambda *_: pytest.fail("asked the Tier-1"))
     world.queue(row("5_1", "PENDING"), row("5_2", "RUNNING"))
     marks.set_stop(shared, "the HPC's admins want it")
     result = once(config)
@@ -371,6 +401,48 @@ def test_the_kill_switch_works_though_the_tier1_is_down(
     assert any("the HPC's admins want it" in problem for problem in result.problems)
     assert "5_1" in world.asked("scancel")
     assert not world.asked("sbatch")
+
+
+def test_the_kill_switch_needs_marks_and_squeue_alone(
+    config: Config, world: World, shared: Path, token: Path, fake_command: Callable[..., Path]
+) -> None:
+    """Not a good token, an intact ledger, slurmdbd's answer, or that a resource is still configured."""
+    config.pressure.state_dir.path.mkdir(parents=True)
+    (config.pressure.state_dir.path / "leonardo.submissions").write_text("garbage\ngarbage\n")
+    token.unlink()
+    fake_command("sacct", stderr="slurmdbd is not there", code=1)
+    gone = row("6_1", "PENDING").replace(":dcgp:", ":renamed:")
+    world.queue(row("5_1", "PENDING"), row("5_2", "RUNNING"), row("5_3", "FAILED"), gone)
+    marks.set_stop(shared, "the HPC's admins want it")
+    result = once(config)
+    assert {"5_1", "6_1"} <= set(world.asked("scancel").splitlines())
+    assert {"5_2", "5_3"}.isdisjoint(world.asked("scancel").splitlines())
+    assert result.plan.resources["dcgp"].cancel == ("5_1",)
+    assert result.plan.resources["renamed"].cancel == ("6_1",)
+    assert not world.asked("sbatch")
+
+
+def test_misbilled_pilots_are_cancelled_before_a_token_is_looked_at(config: Config, world: World, token: Path) -> None:
+    result = once(config)
+    world.queue(row("4711_1", "RUNNING", result.plan_id, account="paying"))
+    token.unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        once(config)
+    assert world.asked("scancel").splitlines()[-1] == "4711_1"
+    assert recall(config).resources.disabled["dcgp"].why.endswith("account paying instead of inf24_lhc_2")
+
+
+def test_a_slurm_that_does_not_answer_the_safety_path_is_asked_for_nothing_more(
+    config: Config, world: World, fake_command: Callable[..., Path]
+) -> None:
+    result = once(config)
+    submitted = world.asked("sbatch")
+    world.queue(row("4711_1", "RUNNING", result.plan_id, account="paying"))
+    fake_command("scancel", stderr="scancel: error: Unable to contact slurm controller (connect failure)", code=1)
+    world.demand = waiting(group(idle=500))
+    again = once(config)
+    assert any("scancel failed" in problem for problem in again.problems)
+    assert world.asked("sbatch") == submitted
 
 
 def test_a_shared_directory_that_cannot_be_read_holds_the_cycle(config: Config, world: World, shared: Path) -> None:
@@ -405,7 +477,7 @@ def test_a_resource_that_is_configured_no_more_raises_no_alarm(config: Config, w
         for n in range(5)
     ]
     config.pressure.state_dir.path.mkdir(parents=True)
-    remember(config, Memory(ended=tuple(failed)))
+    remember(config, Memory(pilots=Pilots(ended=tuple(failed))))
     assert once(config).problems == ()
 
 
@@ -422,7 +494,7 @@ def test_a_held_cycle_calls_nothing_and_forgets_nothing(
     two: Config, world: World, fake_command: Callable[..., Path]
 ) -> None:
     fake_command("squeue", stderr="slurm_load_jobs error: Unable to contact slurm controller", code=1)
-    memory = Memory(streaks=Streaks(surplus={"dcgp": 2}), schedds={"ce01": NOW})
+    memory = Memory(resources=Resources(Streaks(surplus={"dcgp": 2})), schedds=Schedds(known={"ce01": NOW}))
     two.pressure.state_dir.path.mkdir(parents=True)
     remember(two, memory)
     result = once(two)
@@ -430,17 +502,17 @@ def test_a_held_cycle_calls_nothing_and_forgets_nothing(
     assert "squeue failed" in str(result.plan.held)
     assert not world.asked("sbatch")
     after = recall(two)
-    assert after.totals.pop("cycles|held") == 1  # type: ignore[attr-defined]
-    assert replace(after, looked=0, totals={}) == memory
+    assert after.records.totals["cycles|held"] == 1
+    assert replace(after, upkeep=Upkeep(), records=Records()) == memory
 
 
 def test_a_held_plan_shows_the_pilots_that_were_seen(
     config: Config, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def down(*_: object) -> None:
-        raise cycle.UnknownState("collector: no answer")
+    def down(_: Config, seen: Observation, __: Memory) -> Observation:
+        return replace(seen, collector=Source(seen.now, unknown="collector: no answer"))
 
-    monkeypatch.setattr(cycle, "_with_pool", down)
+    monkeypatch.setattr(observe, "_with_tier1", down)
     world.queue(row("5_1", "PENDING"))
     assert once(config).plan.resources["dcgp"].pending == 1
 
@@ -465,11 +537,52 @@ def test_an_ended_pilot_is_asked_about_once_and_remembered(
     asked = world.asked("sacct")
     once(two)
     assert world.asked("sacct") == asked != ""
-    (ended,) = recall(two).ended
+    (ended,) = recall(two).pilots.ended
     assert (ended.outcome, ended.node) == (Outcome.PREEMPTED, "lrdn0001")
 
 
-def test_a_pilot_token_that_is_missing_or_open_stops_the_cycle_before_anything_is_asked(
+def test_without_slurmdbd_failing_pilots_back_off(
+    two: Config, world: World, fake_command: Callable[..., Path], shared: Path
+) -> None:
+    """squeue's FAILED and the pilot's last line are evidence. Before: 35 pilots in 35 cycles, and no word."""
+    fake_command("sacct", stderr="Slurm accounting storage is disabled", code=1)
+    now = int(time.time())
+    for number in range(1, 8):
+        failed = [row(f"{n}_1", "FAILED", start=str(now), end=str(now + 1), node=f"lrdn{n}") for n in range(1, number)]
+        world.queue(*failed, row(f"{number}_1", "RUNNING", start=str(now)))
+        result = once(two)
+    assert result.exit_code is ExitCode.PROBLEM
+    assert any("never joined" in problem or "in a row failed" in problem for problem in result.problems)
+    assert any("slurmdbd has not said for 6 cycles what became of pilots" in problem for problem in result.problems)
+    assert any("back" in reason or "failed" in reason for reason in result.plan.resources["dcgp"].reasons)
+    kept = recall(two).pilots
+    assert set(kept.seen) == {"7_1"}
+    assert [ended.outcome for ended in kept.ended] == [Outcome.NEVER_JOINED] * 6
+    fake_command("sacct", stdout=f"6_1|FAILED|12:0|{now}|{now}|{now + 1}|1|1|lrdn6|None\n")
+    once(two)
+    assert len(recall(two).pilots.ended) == 6, "what slurmdbd says later counts twice"
+
+
+def test_a_last_line_says_what_squeue_does_not(
+    two: Config, world: World, fake_command: Callable[..., Path], shared: Path
+) -> None:
+    fake_command("sacct", stderr="Slurm accounting storage is disabled", code=1)
+    now = int(time.time())
+    log = shared / "logs/5_1.out"
+    log.parent.mkdir()
+    line = (
+        "2026-11-28T12:00:00 htcebridge-outcome code=0 joined=yes jobs=3 evicted=0 core_s=900 lost_core_s=0 reason=idle"
+    )
+    log.write_text(f"{line}\n")
+    world.queue(row("5_1", "RUNNING", start=str(now)))
+    once(two)
+    world.queue(row("5_1", "COMPLETED", start=str(now), end=str(now + 1), node="lrdn1"))
+    once(two)
+    (ended,) = recall(two).pilots.ended
+    assert (ended.outcome, ended.jobs, ended.core_s) == (Outcome.RAN, 3, 900)
+
+
+def test_a_pilot_token_that_is_missing_or_open_stops_the_cycle_before_anything_is_submitted(
     two: Config, world: World, token: Path
 ) -> None:
     token.chmod(0o644)
@@ -478,12 +591,106 @@ def test_a_pilot_token_that_is_missing_or_open_stops_the_cycle_before_anything_i
     token.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
         once(two)
-    assert not world.asked("squeue")
+    assert not world.asked("sbatch")
 
 
 def test_no_resource_means_nothing_to_do_and_says_so(load: Callable[[str], Config]) -> None:
     with pytest.raises(ConfigError, match=r"no \[resource\.NAME\]"):
         cycle.look(load('[tier1]\ncollector = "cm"\n'))
+
+
+# --------------------------------------------------------------------------- recorded, and decided again
+
+
+@pytest.fixture
+def recording(two: Config, world: World, tmp_path: Path) -> Path:
+    """Cycles with a submission, pilots that start and end, a reset, a refusal, a changed configuration, a held one."""
+    path = tmp_path / "cycles.jsonl"
+
+    def cycled(config: Config) -> cycle.CycleResult:
+        with ControllerLock(config) as lock:
+            return cycle.cycle(config, lock, path)
+
+    first = cycled(two)
+    rows = [row("4711_1", "RUNNING", first.plan_id), row("4711_2", "PENDING", first.plan_id)]
+    world.queue(*rows)
+    cycled(two)
+    world.demand = waiting(group(idle=280), group(idle=28, resources=("zweite",)))
+    world.sbatch(stderr="sbatch: error: QOSMaxSubmitJobPerUserLimit\n", code=1)
+    cycled(two)
+    resets.request(two, "dcgp")
+    cycled(two)
+    world.queue("no header")
+    cycled(two)
+    world.queue(row("4711_1", "PREEMPTED", first.plan_id), rows[1])
+    world.sbatch()
+    changed = two.resources["zweite"].model_copy(update={"max_running": 1})
+    cycled(two.model_copy(update={"resources": {**two.resources, "zweite": changed}}))
+    return path
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_configuration_and_memory_are_recorded_where_they_do_not_follow(recording: Path) -> None:
+    assert ["config" in line for line in lines_of(recording)] == [True, False, False, False, False, True]
+
+
+def test_a_recording_is_learnt_from_and_decided_again_exactly(recording: Path) -> None:
+    found = replay(recording)
+    assert (found.cycles, found.differences) == (6, ())
+
+
+def test_what_is_recorded_is_read_back_exactly(recording: Path) -> None:
+    for text in recording.read_text().splitlines():
+        read = snapshots.load(text)
+        assert TypeAdapter(Observation).dump_python(read.seen, mode="json") == json.loads(text)["seen"]
+
+
+def test_a_replay_shows_where_a_decision_differs(recording: Path, tmp_path: Path) -> None:
+    lines = lines_of(recording)
+    lines[2]["plan"]["resources"]["dcgp"]["submit"] += 5
+    path = tmp_path / "changed.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (difference,) = replay(path).differences
+    assert (difference.line, difference.resource, difference.changes[0][0]) == (3, "dcgp", "submit")
+    said = CliRunner().invoke(cli, ["simulate", "--replay", str(path)], standalone_mode=False)
+    assert said.return_value == 1
+    assert "line 3," in said.output
+    same = CliRunner().invoke(cli, ["simulate", "--replay", str(recording)], standalone_mode=False)
+    assert (same.return_value, same.output.count("\n")) == (0, 1)
+
+
+def test_an_old_recording_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "cycles.jsonl"
+    path.write_text('{"schema": 1, "situation": {}, "plan": {}}\n')
+    with pytest.raises(ConfigError, match=r"cycles.jsonl:1: recorded by an htcebridge that wrote down situations"):
+        replay(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{", "property name"),
+        ("[]", "not a recorded cycle of schema 2"),
+        ('{"schema": 3}', "not a recorded cycle of schema 2"),
+        ('{"schema": 2, "plan": {}}', "seen is missing"),
+        ('{"schema": 2, "seen": {"near": {"now": "x"}}, "plan": {}}', "now"),
+    ],
+)
+def test_a_damaged_recording_names_its_line(recording: Path, tmp_path: Path, line: str, complaint: str) -> None:
+    path = tmp_path / "damaged.jsonl"
+    path.write_text(recording.read_text().splitlines()[0] + "\n" + line + "\n")
+    with pytest.raises(ConfigError, match=rf"{path.name}:2: .*{complaint}"):
+        replay(path)
+
+
+def test_a_recording_without_its_first_line_says_so(recording: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl"
+    path.write_text(recording.read_text().splitlines()[1] + "\n")
+    with pytest.raises(ConfigError, match=r"cut.jsonl:1: the line with configuration and memory is not before it"):
+        replay(path)
 
 
 # --------------------------------------------------------------------------- the loop
@@ -532,12 +739,11 @@ def test_ads_of_pilots_that_slurm_has_ended_are_taken_out_and_no_others(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = []
-    monkeypatch.setattr(cycle.advertise, "say_goodbye", lambda *arguments: sent.append(arguments[1:]))
+    monkeypatch.setattr(ads.advertise, "say_goodbye", lambda *arguments: sent.append(arguments[1:]))
     ended = [EndedPilot(id_, "dcgp", "p", Outcome.NODE_FAILED, 1, 2, 3) for id_ in ("7_1", "7_2", "7_3")]
-    dead = cycle.dead_in_pool(replace(Memory(), ended=tuple(ended)), frozenset({"7_1", "7_3", "7_9"}))
+    dead = follow.dead_in_pool(Pilots(ended=tuple(ended)), frozenset({"7_1", "7_3", "7_9"}))
     assert dead == {"dcgp": ("7_1", "7_3")}
-    found = cycle.Look(planner.hold("", {}, ()), (), Memory(), dead={**dead, "gone": ("8_1",)})
-    assert cycle.say_goodbyes(config, found) == []
+    assert ads.say_goodbyes(config, {**dead, "gone": ("8_1",)}) == []
     assert sent == [(config.resources["dcgp"].token_file, ("7_1", "7_3"))]
 
 
@@ -547,6 +753,5 @@ def test_a_collector_that_takes_no_goodbye_is_a_problem_and_stops_nothing(
     def refuse(*_: object) -> None:
         raise UnknownState("collector x took no ads")
 
-    monkeypatch.setattr(cycle.advertise, "say_goodbye", refuse)
-    found = cycle.Look(planner.hold("", {}, ()), (), Memory(), dead={"dcgp": ("7_1",)})
-    assert cycle.say_goodbyes(config, found) == ["resource dcgp: collector x took no ads"]
+    monkeypatch.setattr(ads.advertise, "say_goodbye", refuse)
+    assert ads.say_goodbyes(config, {"dcgp": ("7_1",)}) == ["resource dcgp: collector x took no ads"]

@@ -7,6 +7,7 @@ import pytest
 
 from htcebridge.config.tables import Config
 from htcebridge.controller import observe
+from htcebridge.controller.pilots import join
 from htcebridge.model import Group, PilotPhase, Shape, SlurmJob, Startd, Wait
 from htcebridge.tier1 import pool
 
@@ -45,7 +46,7 @@ def group(**changes: object) -> Group:
 @pytest.fixture
 def phase(config: Config) -> Callable[..., PilotPhase]:
     def of(job: SlurmJob, *startds: Startd) -> PilotPhase:
-        (pilot,) = observe.join([job], startds, NOW, config)
+        (pilot,) = join([job], startds, NOW, config)
         return pilot.phase
 
     return of
@@ -89,12 +90,12 @@ def test_a_running_pilot_whose_start_is_unknown_is_booting(phase: Callable[..., 
 
 def test_a_startd_belongs_to_the_pilot_of_its_job_id_alone(config: Config) -> None:
     jobs = [slurm_job(), slurm_job(id="7_2"), slurm_job(id="71")]
-    joined = observe.join(jobs, [startd("7_2"), startd("unknown")], NOW, config)
+    joined = join(jobs, [startd("7_2"), startd("unknown")], NOW, config)
     assert [(each.job.id, each.startd is not None) for each in joined] == [("7_1", False), ("7_2", True), ("71", False)]
 
 
 def test_a_dead_pilots_ad_that_lingers_is_not_shown_as_its_startd(config: Config) -> None:
-    (pilot,) = observe.join([slurm_job("PREEMPTED")], [startd()], NOW, config)
+    (pilot,) = join([slurm_job("PREEMPTED")], [startd()], NOW, config)
     assert pilot.startd is None
 
 
@@ -160,12 +161,12 @@ def test_a_schedd_that_left_the_collector_lately_is_silent_not_empty(config: Con
     [("Resources", Wait.NORMAL), ("QOSMaxJobsPerUserLimit", Wait.LIMIT), ("BadConstraints", Wait.NEVER)],
 )
 def test_a_pending_pilot_carries_what_slurms_reason_means(config: Config, reason: str, wait: Wait) -> None:
-    (pilot,) = observe.join([slurm_job("PENDING", reason=reason, started=None)], (), NOW, config)
+    (pilot,) = join([slurm_job("PENDING", reason=reason, started=None)], (), NOW, config)
     assert pilot.wait is wait
 
 
 def test_a_manual_glidein_counts_as_running_though_another_pool_has_it(config: Config) -> None:
     change = {"executor": "/shared/executor.sh", "mode": "constant"}
     manual = config.model_copy(update={"resources": {"dcgp": config.resources["dcgp"].model_copy(update=change)}})
-    (pilot,) = observe.join([slurm_job(started=NOW - 10**5)], (), NOW, manual)
+    (pilot,) = join([slurm_job(started=NOW - 10**5)], (), NOW, manual)
     assert (pilot.phase, pilot.startd) == (PilotPhase.JOINED, None)

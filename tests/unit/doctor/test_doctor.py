@@ -24,7 +24,7 @@ from htcebridge.doctor.judge import DirectoryFacts, TokenFile
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
 from htcebridge.slurm.limits import Bound, Size, SlurmLimits, Unit
 from htcebridge.state.lock import ControllerLock, holder
-from htcebridge.state.memory import Disabled, Memory, remember
+from htcebridge.state.memory import Disabled, Memory, Resources, remember
 from htcebridge.tier1.pool import Tagged
 from htcebridge.tier1.query import ahead_s
 from htcebridge.tier1.tokens import Claims, claims_of
@@ -415,7 +415,8 @@ def test_the_lock_is_looked_at_and_not_taken(config: Config) -> None:
 def test_a_disabled_resource_is_named_with_its_reset(config: Config, own_home: Path) -> None:
     assert list(site._disabled(config)) == []
     (own_home / ".local/state/htcebridge").mkdir(parents=True)
-    remember(config, Memory(disabled={"dcgp": Disabled("Invalid qos", 1, "x"), "gone": Disabled("", 1, "x")}))
+    disabled = {"dcgp": Disabled("Invalid qos", 1, "x"), "gone": Disabled("", 1, "x")}
+    remember(config, Memory(resources=Resources(disabled=disabled)))
     (found,) = site._disabled(config)
     assert (found.status, found.said) == (Status.FAIL, "disabled: Invalid qos")
     assert found.fix.endswith("htcebridge pressure reset dcgp")

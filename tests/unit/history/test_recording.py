@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from htcebridge.model import (
     SlurmJob,
     Startd,
 )
-from htcebridge.state.memory import Memory, Seen
+from htcebridge.state.memory import Memory, Pilots, Records, Seen, Upkeep
 
 NOW = 1_800_000_000
 NODE = Shape(112, 494000)
@@ -54,15 +55,22 @@ def situation() -> Situation:
     return Situation(NOW, Demand((), ()), pilots, limits, Policy(0.25, 900, 3))
 
 
+def known(accounted: int, seen: Mapping[str, Seen] | None = None, totals: Mapping[str, float] | None = None) -> Memory:
+    return Memory(pilots=Pilots(seen=seen or {}), records=Records(accounted, totals=totals or {}))
+
+
+def learnt(looked: int, ended: tuple[EndedPilot, ...] = (), before: Memory | None = None) -> Memory:
+    records = before.records if before else Records()
+    return Memory(pilots=Pilots(ended=ended), upkeep=Upkeep(looked=looked), records=records)
+
+
 def test_what_was_seen_and_done_is_counted(config: Config) -> None:
     calls.count("squeue")
-    before = Memory(accounted=NOW - 60, pilots={"9_1": SEEN}, totals={"submitted|dcgp": 7.0})
-    memory, problems = recording.keep(
-        config, before, Memory(looked=NOW, ended=(ENDED,), totals=before.totals), situation(), PLAN, "p9", 0.5, 1
-    )
+    before = known(NOW - 60, {"9_1": SEEN}, {"submitted|dcgp": 7.0})
+    memory, problems = recording.keep(config, before, learnt(NOW, (ENDED,), before), situation(), PLAN, "p9", 0.5, 1)
     assert problems == []
-    assert memory.accounted == NOW
-    assert memory.totals == {
+    assert memory.records.accounted == NOW
+    assert memory.records.totals == {
         "cycles|problem": 1,
         "calls|squeue": 1,
         "submitted|dcgp": 9,
@@ -84,16 +92,16 @@ def test_what_was_seen_and_done_is_counted(config: Config) -> None:
 def test_an_outcome_waits_until_the_history_can_be_written(config: Config) -> None:
     path = store.path_of(config)
     path.mkdir(parents=True)
-    before = Memory(accounted=NOW - 60, pilots={"9_1": SEEN})
-    memory, problems = recording.keep(
-        config, before, Memory(looked=NOW, ended=(ENDED,)), situation(), PLAN, "p1", 0.5, 0
-    )
+    before = known(NOW - 60, {"9_1": SEEN})
+    memory, problems = recording.keep(config, before, learnt(NOW, (ENDED,)), situation(), PLAN, "p1", 0.5, 0)
     assert len(problems) == 1
-    assert memory.unrecorded == ((ENDED, {"CMS": 8, "atlas": 4}),)
+    assert memory.records.unrecorded == ((ENDED, {"CMS": 8, "atlas": 4}),)
     path.rmdir()
-    later, problems = recording.keep(config, memory, replace(memory, looked=NOW + 60), situation(), PLAN, "p2", 0.5, 0)
+    later, problems = recording.keep(
+        config, memory, replace(memory, upkeep=Upkeep(looked=NOW + 60)), situation(), PLAN, "p2", 0.5, 0
+    )
     assert problems == []
-    assert later.unrecorded == ()
+    assert later.records.unrecorded == ()
     with store.reading(path) as database:
         assert [tuple(row) for row in database.execute("SELECT id, outcome FROM pilots")] == [("9_1", "preempted")]
         lost = database.execute("SELECT vo, core_s FROM used WHERE use = 'lost' ORDER BY vo").fetchall()
@@ -101,28 +109,30 @@ def test_an_outcome_waits_until_the_history_can_be_written(config: Config) -> No
 
 
 def test_the_time_of_a_held_cycle_is_counted_by_the_next(config: Config) -> None:
-    before = Memory(accounted=NOW - 120)
+    before = known(NOW - 120)
     held = Plan({"dcgp": ResourcePlan(0, 0, 0, 0)}, held="squeue: no answer")
-    memory, _ = recording.keep(config, before, Memory(looked=NOW - 60), None, held, "p1", 0.5, 1)
-    assert (memory.accounted, memory.totals["cycles|held"]) == (NOW - 120, 1)
-    memory, _ = recording.keep(config, memory, replace(memory, looked=NOW), situation(), PLAN, "p2", 0.5, 0)
-    assert memory.totals["core_s|dcgp||tail"] == 100 * 120
+    memory, _ = recording.keep(config, before, learnt(NOW - 60), None, held, "p1", 0.5, 1)
+    assert (memory.records.accounted, memory.records.totals["cycles|held"]) == (NOW - 120, 1)
+    memory, _ = recording.keep(
+        config, memory, replace(memory, upkeep=Upkeep(looked=NOW)), situation(), PLAN, "p2", 0.5, 0
+    )
+    assert memory.records.totals["core_s|dcgp||tail"] == 100 * 120
 
 
 def test_a_vo_that_nobody_configured_is_other(config: Config) -> None:
     odd = replace(STARTD, busy_by_vo={"mine|all": 5, "yours": 3, "atlas": 4})
     seen = replace(situation(), pilots=(Pilot(JOB, PilotPhase.JOINED, odd),))
-    memory, _ = recording.keep(config, Memory(accounted=NOW - 1), Memory(looked=NOW), seen, PLAN, "p1", 0.5, 0)
-    busy = {key: value for key, value in memory.totals.items() if key.endswith("|busy")}
+    memory, _ = recording.keep(config, known(NOW - 1), learnt(NOW), seen, PLAN, "p1", 0.5, 0)
+    busy = {key: value for key, value in memory.records.totals.items() if key.endswith("|busy")}
     assert busy == {"core_s|dcgp|other|busy": 8, "core_s|dcgp|atlas|busy": 4}
 
 
 def test_what_pilots_do_under_the_kill_switch_is_not_known(config: Config) -> None:
     """The pool is not asked then: a pilot that works looks as if it had not joined."""
     seen = replace(situation(), stop="leo: maintenance", pilots=(Pilot(JOB, PilotPhase.BOOTING),))
-    memory, _ = recording.keep(config, Memory(accounted=NOW - 60), Memory(looked=NOW), seen, PLAN, "p1", 0.5, 0)
-    assert not any(key.startswith("core_s") for key in memory.totals)
-    assert memory.accounted == NOW
+    memory, _ = recording.keep(config, known(NOW - 60), learnt(NOW), seen, PLAN, "p1", 0.5, 0)
+    assert not any(key.startswith("core_s") for key in memory.records.totals)
+    assert memory.records.accounted == NOW
     with store.reading(store.path_of(config)) as database:
         assert [tuple(row) for row in database.execute("SELECT held FROM cycles")] == [("stopped: leo: maintenance",)]
         assert database.execute("SELECT count(*) FROM plans").fetchone()[0] == 0

@@ -37,7 +37,7 @@ from htcebridge.model import (
 )
 from htcebridge.plan import planner
 from htcebridge.state.lock import ControllerLock
-from htcebridge.state.memory import Memory
+from htcebridge.state.memory import Memory, Records, Upkeep
 from tests.made_cycles import CONFIG, LIMITS, NOW, group, names, parsed, pilot, result, situation
 
 
@@ -196,7 +196,7 @@ def test_a_cycle_that_fails_does_not_set_the_counters_back(
     from htcebridge.state.memory import remember
 
     with ControllerLock(config) as lock:
-        remember(config, Memory(looked=NOW, totals={"cycles|ok": 7}))
+        remember(config, Memory(upkeep=Upkeep(looked=NOW), records=Records(totals={"cycles|ok": 7})))
         monkeypatch.setattr(controller_cycle, "look", lambda _: 1 / 0)
         failed = loop._surviving_cycle(config, lock, None)
     value = shown(config, failed)

@@ -11,17 +11,14 @@ from click.testing import CliRunner
 from htcebridge.cli import cli, main
 from htcebridge.config.example import example
 from htcebridge.config.tables import Config
-from htcebridge.controller import snapshots
 from htcebridge.errors import ConfigError
 from htcebridge.model import Outcome, PilotPhase, Plan, ResourcePlan, Shape
-from htcebridge.plan import planner
 from htcebridge.simulation import plot, recorded, workload
 from htcebridge.simulation.cluster import Partition, Weather, paid_nodes
 from htcebridge.simulation.interface import Seen
 from htcebridge.simulation.metrics import Result, Use
 from htcebridge.simulation.ours import Ours
 from htcebridge.simulation.pool import Pool, SimPilot
-from htcebridge.simulation.replay import replay
 from htcebridge.simulation.scenario import Scenario, built_in, from_config
 from htcebridge.simulation.workload import HOUR_S, Job
 from htcebridge.simulation.world import BEGIN, World, simulate
@@ -447,93 +444,6 @@ def test_a_damaged_recording_of_jobs_is_one_error_with_its_line(tmp_path: Path, 
     with pytest.raises(ConfigError) as error:
         recorded.read(path)
     assert complaint in str(error.value)
-
-
-# --- snapshots and replay -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cycles of five simulated hours with a burst in them, as `pressure run --record` would write them."""
-    path = tmp_path_factory.mktemp("recording") / "cycles.jsonl"
-    scenario = built_in(["dcgp", "dcgp_56"], replace(BUSY, bad_share=0.2))
-
-    class Recording(Ours):
-        def decide(self, seen: Seen) -> Plan:
-            if not 8 * HOUR <= seen.now - BEGIN < 13 * HOUR:
-                return super().decide(seen)
-            situation = self.situation(seen)
-            plan = super().decide(seen)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(snapshots.dump(situation, plan) + "\n")
-            return plan
-
-    run(scenario, workload.bursty(1, 6)[:400], Recording(scenario))
-    return path
-
-
-def test_a_snapshot_is_read_back_exactly(recording: Path) -> None:
-    for line in recording.read_text().splitlines()[::20]:
-        situation, plan = snapshots.load(line)
-        assert snapshots.dump(situation, plan) == line
-        assert snapshots.load(snapshots.dump(situation, plan)) == (situation, plan)
-        assert planner.plan(situation) == plan
-
-
-def test_a_replay_of_the_same_planner_differs_nowhere(recording: Path) -> None:
-    found = replay(recording)
-    assert found.cycles == len(recording.read_text().splitlines())
-    assert found.differences == ()
-
-
-def changed(recording: Path, tmp_path: Path) -> tuple[Path, int]:
-    """The recording with another number in the first plan that submits, and the line of that."""
-    lines = recording.read_text().splitlines()
-    for number, line in enumerate(lines):
-        document = json.loads(line)
-        if document["plan"]["resources"]["dcgp"]["submit"] or document["plan"]["resources"]["dcgp_56"]["submit"]:
-            document["plan"]["resources"]["dcgp"]["submit"] += 5
-            lines[number] = json.dumps(document)
-            break
-    path = tmp_path / "changed.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path, number + 1
-
-
-def test_a_replay_shows_where_the_decision_differs(recording: Path, tmp_path: Path) -> None:
-    path, line = changed(recording, tmp_path)
-    (difference,) = replay(path).differences
-    assert (difference.line, difference.resource) == (line, "dcgp")
-    ((what, before, after),) = difference.changes
-    assert what == "submit"
-    assert (before, after) == (after + 5, after)  # type: ignore[operator]
-
-
-def test_a_replay_from_the_command_line_ends_with_1_if_anything_differs(recording: Path, tmp_path: Path) -> None:
-    same = CliRunner().invoke(cli, ["simulate", "--replay", str(recording)], standalone_mode=False)
-    assert (same.return_value, same.output.count("\n")) == (0, 1)
-    path, line = changed(recording, tmp_path)
-    other = CliRunner().invoke(cli, ["simulate", "--replay", str(path)], standalone_mode=False)
-    assert other.return_value == 1
-    assert f"line {line}," in other.output
-    assert "submit: " in other.output
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("{", "property name"),
-        ("[]", "not a recorded cycle of schema 1"),
-        ('{"schema": 2}', "not a recorded cycle of schema 1"),
-        ('{"schema": 1, "plan": {}}', "situation is missing"),
-        ('{"schema": 1, "situation": {"now": "x"}, "plan": {}}', "now"),
-    ],
-)
-def test_a_damaged_recording_names_its_line(recording: Path, tmp_path: Path, line: str, complaint: str) -> None:
-    path = tmp_path / "cycles.jsonl"
-    path.write_text(recording.read_text().splitlines()[0] + "\n" + line + "\n")
-    with pytest.raises(ConfigError, match=rf"{path.name}:2: .*{complaint}"):
-        replay(path)
 
 
 # --- the command ----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 from datetime import date
 from pathlib import Path
 
@@ -7,23 +9,71 @@ import pytest
 
 from htcebridge.config.tables import Config
 from htcebridge.model import EndedPilot, Outcome, Streaks
+from htcebridge.pilot.ghost_view import Track
 from htcebridge.slurm.limits import SlurmLimits
-from htcebridge.state.memory import Clock, Disabled, Memory, Pause, ReadLimits, Seen, Spent, recall, remember
-
-FULL = Memory(
-    streaks=Streaks(surplus={"dcgp": 2}, wanted={"dcgp": 1}, sparse={}),
-    schedds={"ce01": 1_800_000_000},
-    qdates={"ce01": {"1.0": 1_700_000_000}},
-    pilots={"1_1": Seen("dcgp", "p", started=1, worked=True)},
-    ended=(EndedPilot("2_1", "dcgp", "p", Outcome.PREEMPTED, 1, 2, 3, node="lrdn0001"),),
-    disabled={"dcgp": Disabled("why", 1, "f")},
-    paused={"dcgp": Pause(1, 2, "why")},
-    spent={"dcgp": Spent(date(2026, 11, 1), 17.5)},
-    clocks={"dcgp": Clock(2.5, 1)},
-    slurm_limits={"dcgp": ReadLimits(SlurmLimits(user=1000, max_wall_s=3600), ("a", "p", "q"), 1)},
-    unsettled={"p:dcgp": 1},
-    looked=5,
+from htcebridge.state.memory import (
+    Clock,
+    Disabled,
+    Memory,
+    Pause,
+    Pilots,
+    ReadLimits,
+    Records,
+    Resources,
+    Schedds,
+    Seen,
+    Spent,
+    Submissions,
+    Upkeep,
+    recall,
+    remember,
 )
+
+ENDED = EndedPilot("2_1", "dcgp", "p", Outcome.PREEMPTED, 1, 2, 3, node="lrdn0001")
+FULL = Memory(
+    pilots=Pilots(
+        seen={"1_1": Seen("dcgp", "p", started=1, worked=True)},
+        ended=(ENDED,),
+        undrained={"1_1": 5},
+    ),
+    resources=Resources(
+        streaks=Streaks(surplus={"dcgp": 2}, wanted={"dcgp": 1}, sparse={}),
+        disabled={"dcgp": Disabled("why", 1, "f")},
+        paused={"dcgp": Pause(1, 2, "why")},
+        spent={"dcgp": Spent(date(2026, 11, 1), 17.5)},
+        clocks={"dcgp": Clock(2.5, 1)},
+        limits={"dcgp": ReadLimits(SlurmLimits(user=1000, max_wall_s=3600), ("a", "p", "q"), 1)},
+        resets={"dcgp": 3},
+    ),
+    schedds=Schedds(known={"ce01": 1_800_000_000}, qdates={"ce01": {"1.0": 1_700_000_000}}),
+    ghosts={"dcgp": Track("d", 1, 2, {"key": ((1, 5),)})},
+    submissions=Submissions(missing={"p:dcgp": 1}),
+    upkeep=Upkeep(looked=5, pruned=4, shared=("/shared",)),
+    records=Records(accounted=6, unrecorded=((ENDED, {"cms": 8}),), totals={"cycles|ok": 7.0}),
+)
+# The same as htcebridge 0.1 wrote it.
+FLAT = {
+    "streaks": {"surplus": {"dcgp": 2}, "wanted": {"dcgp": 1}, "sparse": {}},
+    "schedds": {"ce01": 1_800_000_000},
+    "qdates": {"ce01": {"1.0": 1_700_000_000}},
+    "pilots": {"1_1": {"resource": "dcgp", "plan_id": "p", "started": 1, "worked": True}},
+    "ended": [dataclasses.asdict(ENDED)],
+    "disabled": {"dcgp": {"why": "why", "since": 1, "fingerprint": "f"}},
+    "paused": {"dcgp": {"until": 1, "times": 2, "why": "why"}},
+    "spent": {"dcgp": {"since": "2026-11-01", "node_hours": 17.5}},
+    "clocks": {"dcgp": {"max_hours": 2.5, "since": 1}},
+    "slurm_limits": {"dcgp": {"limits": {"user": 1000, "max_wall_s": 3600}, "billing": ["a", "p", "q"], "at": 1}},
+    "ghosts": {"dcgp": {"digest": "d", "since": 1, "read": 2, "counts": {"key": [[1, 5]]}}},
+    "unsettled": {"p:dcgp": 1},
+    "resets": {"dcgp": 3},
+    "undrained": {"1_1": 5},
+    "shared": ["/shared"],
+    "looked": 5,
+    "pruned": 4,
+    "accounted": 6,
+    "unrecorded": [[dataclasses.asdict(ENDED), {"cms": 8}]],
+    "totals": {"cycles|ok": 7.0},
+}
 
 
 @pytest.fixture
@@ -39,9 +89,26 @@ def test_what_a_cycle_remembers_the_next_one_recalls(config: Config) -> None:
     assert recall(config) == FULL
 
 
+def test_the_file_of_the_version_before_is_carried_over_whole(config: Config, state: Path) -> None:
+    """A controller is upgraded under running pilots: what is known of them, their ends and budgets goes on."""
+    (state / "leonardo.json").write_text(json.dumps(FLAT))
+    assert recall(config) == FULL
+    remember(config, recall(config))
+    assert json.loads((state / "leonardo.json").read_text())["schema"] == 2
+    assert recall(config) == FULL
+
+
+def test_a_file_of_the_version_before_that_lacks_fields_is_carried_over(config: Config, state: Path) -> None:
+    (state / "leonardo.json").write_text(json.dumps({"streaks": {}, "looked": 7}))
+    assert recall(config) == Memory(upkeep=Upkeep(looked=7))
+
+
 @pytest.mark.parametrize(
     "damaged",
     [
+        b'{"schema": 3, "memory": {}}',
+        b'{"schema": 2}',
+        b'{"schema": 2, "memory": {"pilots": {"seen": 3}}}',
         b"",
         b"{",
         b"{}",

@@ -1,0 +1,154 @@
+"""What one cycle has seen, as frozen values: each source is a value with its time, or unknown because of something.
+
+It can be written down and read again (`snapshots`); nothing here reads anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from htcebridge.model import Demand, Startd
+from htcebridge.pilot.ghost_view import Track
+from htcebridge.pilot.logs import OutcomeLine
+from htcebridge.slurm.limits import SlurmLimits
+from htcebridge.slurm.text import Ended, OtherJob, Queue
+from htcebridge.state.ledger import Entry
+from htcebridge.tier1.pool import Ghost
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source(Generic[T]):
+    """What one source said at a time (seconds since the epoch), or why that is unknown."""
+
+    at: int
+    value: T | None = None
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What lies on the shared file system. `drained` are resources that an admin drains, `tail` our own marks.
+
+    `shared`: the shared directories that were looked at.
+    """
+
+    stop: str | None = None
+    drained: Mapping[str, str] = field(default_factory=dict)
+    tail: frozenset[str] = frozenset()
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Near:
+    """What lies nearest: marks, squeue and our own ledger. The safety path needs nothing else.
+
+    `uid` is the user of controller and pilots.
+    """
+
+    now: int
+    uid: int
+    marks: Source[Marks]
+    queue: Source[Queue]
+    ledger: Source[tuple[Entry, ...]]
+
+    @property
+    def stop(self) -> str | None:
+        """Why nothing may run, while the kill switch is on."""
+        return self.marks.value.stop if self.marks.value else None
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The ledger, as far as it is known."""
+        return self.ledger.value or ()
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """Ids of all jobs of this user that Slurm lists, other instances' too."""
+        queue = self.queue.value
+        if queue is None:
+            return frozenset()
+        return frozenset([each.id for each in queue.ours] + [each.id for each in queue.others])
+
+
+@dataclass(frozen=True)
+class Collector:
+    """What the Tier-1's collector knows: the startds of our pilots, and the names of the schedds that it has."""
+
+    startds: tuple[Startd, ...]
+    schedds: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Negotiator:
+    """What the Tier-1's negotiator says (demand_source = "negotiator"): `ghosts` are the offline slots that are there,
+    `tracks` what to remember of them, `alarms` where it does not agree with the query."""
+
+    ghosts: tuple[Ghost, ...]
+    condor_version: str
+    tracks: Mapping[str, Track]
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What the schedds say. `qdates` is the cache for the next demand query."""
+
+    demand: Demand
+    qdates: Mapping[str, Mapping[str, int]]
+    negotiator: Negotiator | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that one cycle has seen. The Tier-1 is not asked while the kill switch is on: then it is unknown."""
+
+    near: Near
+    collector: Source[Collector]
+    waiting: Source[Waiting]
+    ends: Source[tuple[Ended, ...]]
+    """slurmdbd's word on the pilots that are gone."""
+    words: Mapping[str, Source[OutcomeLine]] = field(default_factory=dict)
+    """Pilot id -> its own last line, of those; no value where it left none."""
+    limits: Mapping[str, Source[SlurmLimits]] = field(default_factory=dict)
+    """Resource -> Slurm's limits, where they were due."""
+    spent: Mapping[str, Source[float]] = field(default_factory=dict)
+    """Resource -> node-hours of its ended pilots, where they had to be counted."""
+    submitted: Mapping[str, Source[str]] = field(default_factory=dict)
+    """`Entry.key` -> job id, or "none": slurmdbd's word on submissions that squeue does not show."""
+    resets: tuple[str, ...] = ()
+    """Resources whose past an admin wants forgotten."""
+    refused: str = ""
+    """What would make every pilot fail, and only the admin can mend."""
+
+    @property
+    def now(self) -> int:
+        return self.near.now
+
+    @property
+    def startds(self) -> tuple[Startd, ...]:
+        return self.collector.value.startds if self.collector.value else ()
+
+    @property
+    def others(self) -> tuple[OtherJob, ...]:
+        """Live Slurm jobs that are none of this instance's."""
+        return self.near.queue.value.others if self.near.queue.value else ()
+
+    @property
+    def demand(self) -> Demand:
+        return self.waiting.value.demand if self.waiting.value else Demand((), ())
+
+    @property
+    def negotiator(self) -> Negotiator | None:
+        return self.waiting.value.negotiator if self.waiting.value else None
+
+    @property
+    def held(self) -> str | None:
+        """Why nothing can be decided. With the kill switch on marks and squeue are enough."""
+        needed: list[Source[object]] = [self.near.marks, self.near.queue]  # type: ignore[list-item]
+        if self.near.stop is None:
+            needed += [self.near.ledger, self.collector, self.waiting, *self.spent.values()]  # type: ignore[list-item]
+        return next((source.unknown for source in needed if source.unknown), None)
