@@ -16,7 +16,7 @@ from htcebridge.pilot import script
 from htcebridge.plan.health import Health, Rules, health
 from htcebridge.slurm.limits import SlurmLimits, room
 from htcebridge.slurm.text import OtherJob
-from htcebridge.slurm.waits import chance, is_known
+from htcebridge.slurm.waits import chance, in_turn, is_known
 from htcebridge.state import ledger
 from htcebridge.state.ledger import Entry
 from htcebridge.state.memory import Disabled, Memory, Pause, Resources, fingerprint
@@ -108,7 +108,7 @@ def _with_chances(config: Config, view: _View) -> tuple[Pilot, ...]:
             starts_in_s = job.starts - view.now if job.starts is not None else None
             likely = chance(age_s, starts_in_s, waits.get(job.resource, []), horizon_s)
         known.append(replace(each, job=job, chance=likely, tail_drained=each.job.id in tail))
-    return tuple(known)
+    return in_turn(known, view.now, horizon_s)
 
 
 def _limits(config: Config, name: str, view: _View, verdict: Health) -> Limits:

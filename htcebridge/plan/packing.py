@@ -7,7 +7,7 @@ bin, never job by job, so the work grows with groups and pilots, not with jobs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -104,7 +104,7 @@ def supply(pilots: Sequence[Pilot], limits: Mapping[str, Limits], now: int) -> l
         elif pilot.phase is PilotPhase.PENDING and pilot.wait is Wait.NORMAL:
             pending.setdefault(limit.name, []).append(pilot)
     for name, waiting in pending.items():
-        likely = sorted(waiting, key=lambda pilot: -pilot.chance)[: expected(waiting)]
+        likely = _luckiest_first(waiting)[: expected(waiting)]
         bins += [_whole(limits[name], Stage.PENDING, _promised_s(pilot, limits[name])) for pilot in likely]
     return _merged(sorted(bins, key=lambda bin_: bin_.stage.value))
 
@@ -112,6 +112,27 @@ def supply(pilots: Sequence[Pilot], limits: Mapping[str, Limits], now: int) -> l
 def expected(pending: Sequence[Pilot]) -> int:
     """How many of these pending pilots are expected to start within the horizon."""
     return int(sum(pilot.chance for pilot in pending if pilot.wait is Wait.NORMAL) + 0.5)
+
+
+def _luckiest_first(pending: Sequence[Pilot]) -> list[Pilot]:
+    return sorted((pilot for pilot in pending if pilot.wait is Wait.NORMAL), key=lambda pilot: -pilot.chance)
+
+
+def stood_for(opened: Iterable[Bin], pending: Sequence[Pilot], limit: Limits) -> int:
+    """How many of these new nodes are there as pending pilots that are not expected to start: a new one would queue
+    behind them. Where their walltime is too short for the jobs they stand for none."""
+    lives = sorted(_life_s(limit, _promised_s(pilot, limit)) for pilot in _luckiest_first(pending)[expected(pending) :])
+    asked = sorted(bin_.longest_s for bin_ in opened for _ in range(bin_.count))
+    found = 0
+    for life_s in lives:
+        found += found < len(asked) and asked[found] <= life_s
+    return found
+
+
+def of_use(groups: Iterable[Group], pending: Sequence[Pilot], limit: Limits) -> int:
+    """How many of these pending pilots of one resource such jobs would fill if all of them started."""
+    bins = [_whole(limit, Stage.PENDING, _promised_s(pilot, limit)) for pilot in _luckiest_first(pending)]
+    return sum(bin_.count for bin_ in fill(groups, _merged(bins)).bins if bin_.jobs)
 
 
 def _promised_s(pilot: Pilot, limit: Limits) -> int:
@@ -122,8 +143,12 @@ def _promised_s(pilot: Pilot, limit: Limits) -> int:
 
 
 def _whole(limit: Limits, stage: Stage, walltime_s: int) -> Bin:
+    return Bin(limit.name, stage, limit.node, _life_s(limit, walltime_s), limit.node)
+
+
+def _life_s(limit: Limits, walltime_s: int) -> int:
     life_s = walltime_s - limit.overhead_s
-    return Bin(limit.name, stage, limit.node, life_s - life_s % _LIFE_STEP_S, limit.node)
+    return life_s - life_s % _LIFE_STEP_S
 
 
 def _merged(bins: Iterable[Bin]) -> list[Bin]:
@@ -175,17 +200,22 @@ def _fill(bin_: Bin, group: Group, left: int) -> tuple[int, list[Bin]]:
 
 
 def open_nodes(
-    groups: Sequence[Group], limits: Mapping[str, Limits], room: Mapping[str, int], min_fill: float, max_wait_s: int
+    groups: Sequence[Group],
+    limits: Mapping[str, Limits],
+    room: Mapping[str, int],
+    min_fill: float,
+    max_wait_s: int,
+    slow: Collection[str] = (),
 ) -> tuple[Bin, ...]:
     """New nodes for these jobs, of the resources that waste least.
 
     Each resource in turn is preferred, and once each group's own best; of these packings the one that serves most,
     then wastes least, then needs fewest pilots is taken. `room` is how many nodes a resource may have: what does not
     fit there goes to the next. Where there is no room at all the node is opened all the same, for the limits to cut
-    with their reason.
+    with their reason. `slow` are resources none of whose pending pilots is expected to start: they come last.
     """
     names = [name for name in limits if any(name in group.resources for group in groups)]
-    plans = [_opened(groups, limits, room, first) for first in ("", *(names if len(names) > 1 else ()))]
+    plans = [_opened(groups, limits, room, first, slow) for first in ("", *(names if len(names) > 1 else ()))]
 
     def price(bins: tuple[Bin, ...]) -> tuple[float, float, int]:
         worth = [bin_ for bin_ in bins if worth_a_node(bin_, min_fill, max_wait_s)]
@@ -218,13 +248,17 @@ def lower_bound(bins: Iterable[Bin], node: Shape) -> int:
 
 
 def _opened(
-    groups: Sequence[Group], limits: Mapping[str, Limits], room: Mapping[str, int], first: str
+    groups: Sequence[Group],
+    limits: Mapping[str, Limits],
+    room: Mapping[str, int],
+    first: str,
+    slow: Collection[str],
 ) -> tuple[Bin, ...]:
     bins: list[Bin] = []
     opened: dict[str, int] = dict.fromkeys(limits, 0)
     for group in groups:
         bins, left = _put(group, group.idle, bins)
-        choice = _ranked(group, left, limits, first)
+        choice = _ranked(group, left, limits, first, slow)
         for name in choice:
             if not left:
                 break
@@ -240,7 +274,7 @@ def _opened(
     return tuple(bins)
 
 
-def _ranked(group: Group, jobs: int, limits: Mapping[str, Limits], first: str) -> list[str]:
+def _ranked(group: Group, jobs: int, limits: Mapping[str, Limits], first: str, slow: Collection[str]) -> list[str]:
     """The resources that can hold such a job: the preferred one, then by what `jobs` alone would waste there."""
 
     def waste(name: str) -> float:
@@ -259,7 +293,7 @@ def _ranked(group: Group, jobs: int, limits: Mapping[str, Limits], first: str) -
     ]
     if len(able) < 2 or not jobs:
         return able
-    return sorted(able, key=lambda name: (name != first, waste(name), _preference(limits[name])))
+    return sorted(able, key=lambda name: (name in slow, name != first, waste(name), _preference(limits[name])))
 
 
 def _preference(limit: Limits) -> int:

@@ -25,7 +25,19 @@ from htcebridge.model import (
     Wait,
 )
 from htcebridge.plan import tail
-from htcebridge.plan.packing import Bin, Stage, by_size, expected, fill, lower_bound, open_nodes, supply, worth_a_node
+from htcebridge.plan.packing import (
+    Bin,
+    Stage,
+    by_size,
+    expected,
+    fill,
+    lower_bound,
+    of_use,
+    open_nodes,
+    stood_for,
+    supply,
+    worth_a_node,
+)
 from htcebridge.units import format_duration, plural
 
 
@@ -38,10 +50,14 @@ def plan(situation: Situation) -> Plan:
         return _stopped(situation, situation.stop)
     limits, policy = situation.limits, situation.policy
     own = {name: [pilot for pilot in situation.pilots if pilot.job.resource == name] for name in limits}
-    filled = fill(by_size(situation.demand.groups, limits), supply(situation.pilots, limits, situation.now))
+    groups = by_size(situation.demand.groups, limits)
+    nodes = supply(situation.pilots, limits, situation.now)
+    filled = fill(groups, nodes)
+    soon = fill(groups, (bin_ for bin_ in nodes if bin_.stage is not Stage.PENDING))
     waiting, notes = _may_open(filled.left, filled.placed, situation)
     room = {name: _room(own[name], limit) for name, limit in limits.items()}
-    opened = open_nodes(waiting, limits, room, policy.min_fill, policy.max_wait_s) if waiting else ()
+    slow = {name for name in limits if _unlikely(own[name]) and not expected(_normal(own[name]))}
+    opened = open_nodes(waiting, limits, room, policy.min_fill, policy.max_wait_s, slow) if waiting else ()
     shared: dict[str, int] = {}
     for cap in (cap for limit in limits.values() for cap in limit.caps):
         shared[cap.key] = min(cap.room, shared.get(cap.key, cap.room))
@@ -53,6 +69,7 @@ def plan(situation: Situation) -> Plan:
             pilots=own[name],
             there=[bin_ for bin_ in filled.bins if bin_.resource == name],
             opened=[bin_ for bin_ in opened if bin_.resource == name],
+            unplaced=soon.left,
             notes=notes.get(name, ()),
             situation=situation,
         )
@@ -77,6 +94,8 @@ class _Case:
     pilots: Sequence[Pilot]
     there: Sequence[Bin]
     opened: Sequence[Bin]
+    unplaced: Sequence[Group]
+    """The jobs that no joined or booting pilot takes."""
     notes: tuple[str, ...]
     situation: Situation
 
@@ -174,16 +193,31 @@ def _on_demand(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resour
         reasons.append(f"wanted for {cycles} of demand_cycles {policy.demand_cycles}: not yet")
         submit = 0
     else:
-        submit, cuts = _cut(wanted, case, shared, reasons)
+        submit, cuts = _cut(_without_stood_for(worth, case, reasons), case, shared, reasons)
     if not (coming or wanted or case.opened or case.notes) and not _jobs(case.there):
         reasons.append("nothing waits for this resource")
     decision = replace(_counted(case.pilots, coming + wanted, reasons), lower_bound=fewest, cuts=cuts)
     if submit:
         decision = _with_walltime(replace(decision, submit=submit, exclude=limit.exclude), worth, limit)
-    pending_used = _used(case.there, Stage.PENDING)
-    excess = max(len(case.pending) - pending_used - wanted, _over_the_cap(case))
+    useful = _used(case.there, Stage.PENDING) + wanted
+    if _unlikely(case.pilots):
+        # Its jobs may have gone to another resource's queue: until they run somewhere it stays in this one.
+        useful = max(useful, of_use([g for g in case.unplaced if name in g.resources], case.pending, limit))
+    excess = max(len(case.pending) - useful, _over_the_cap(case))
     decision = _cancel(decision, case, excess, case.situation.demand.complete, streaks)
     return _with_drains(decision, case, quiet=not (coming or case.opened), streaks=streaks)
+
+
+def _without_stood_for(worth: Sequence[Bin], case: _Case, reasons: list[str]) -> int:
+    """The new nodes that are to be submitted: not those for which equal pilots pend that hardly start in time."""
+    wanted = sum(bin_.count for bin_ in worth)
+    there = stood_for(worth, case.pending, case.limit)
+    if there:
+        reasons.append(
+            f"{there} of {plural(wanted, 'new node')} not submitted: as many pending pilots are not expected to start "
+            "in time, and a new one would be no luckier"
+        )
+    return wanted - there
 
 
 def _constant(case: _Case, shared: dict[str, int], streaks: _Streaks) -> ResourcePlan:
@@ -220,10 +254,10 @@ def _about_supply(case: _Case) -> Iterable[str]:
     stuck = Counter((pilot.wait, pilot.job.reason) for pilot in case.pending if pilot.wait is not Wait.NORMAL)
     for (wait, reason), count in stuck.items():
         yield f"{plural(count, 'pending pilot')} not counted as supply: {reason} ({_MEANS[wait]})"
-    waiting = [pilot for pilot in case.pending if pilot.wait is Wait.NORMAL]
-    unlikely = len(waiting) - expected(waiting)
+    unlikely = _unlikely(case.pilots)
     if unlikely:
-        yield f"{unlikely} of {plural(len(waiting), 'pending pilot')} not expected to start within start_horizon"
+        waiting = plural(len(_normal(case.pilots)), "pending pilot")
+        yield f"{unlikely} of {waiting} not expected to start within start_horizon"
 
 
 # A pilot of exactly a job's length takes it in its first minute only, and a negotiation takes its time.
@@ -369,6 +403,16 @@ def _counted(pilots: Sequence[Pilot], needed: int, reasons: Sequence[str]) -> Re
 
 def _alive(pilots: Iterable[Pilot]) -> int:
     return sum(pilot.phase is not PilotPhase.ENDED for pilot in pilots)
+
+
+def _normal(pilots: Iterable[Pilot]) -> list[Pilot]:
+    return [pilot for pilot in pilots if pilot.phase is PilotPhase.PENDING and pilot.wait is Wait.NORMAL]
+
+
+def _unlikely(pilots: Iterable[Pilot]) -> int:
+    """Pending pilots that are not expected to start within the horizon."""
+    waiting = _normal(pilots)
+    return len(waiting) - expected(waiting)
 
 
 def _over_the_cap(case: _Case) -> int:

@@ -11,7 +11,7 @@ from htcebridge.plan import health, planner
 from htcebridge.simulation.interface import Seen
 from htcebridge.simulation.scenario import Scenario
 from htcebridge.simulation.workload import DAY_S
-from htcebridge.slurm.waits import chance
+from htcebridge.slurm.waits import chance, in_turn
 
 # As many of the latest waits as `follow.waits` keeps.
 _WAITS = 200
@@ -94,11 +94,12 @@ class Ours:
                 waits.setdefault(each.job.resource, []).append(each.job.started - each.job.submitted)
         lately = {name: lengths[-_WAITS:] for name, lengths in waits.items()}
         horizon_s = self._scenario.start_horizon_s
-        return tuple(
+        known = [
             replace(
                 each, chance=chance(seen.now - (each.job.submitted or 0), None, lately[each.job.resource], horizon_s)
             )
             if each.phase is PilotPhase.PENDING and each.job.resource in lately
             else each
             for each in seen.pilots
-        )
+        ]
+        return in_turn(known, seen.now, horizon_s)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from htcebridge.model import Wait
+from htcebridge.model import Pilot, PilotPhase, Wait
 from htcebridge.slurm.states import Stage, stage_of
 
 _NORMAL = frozenset(
@@ -140,3 +141,20 @@ def chance(age_s: float, starts_in_s: float | None, history_waits_s: Sequence[fl
     if survived == len(waits):
         return 1.0
     return (bisect_right(waits, age_s + horizon_s) - survived) / (len(waits) - survived)
+
+
+def in_turn(pilots: Iterable[Pilot], now: int, horizon_s: float) -> tuple[Pilot, ...]:
+    """The pilots, none thought luckier than an older one that waits for the same in the same queue.
+
+    `chance` looks at an age alone: where nothing starts any more it gives up the old ones and trusts the new. Slurm's
+    own estimate within the horizon is about that one pilot, and stands.
+    """
+    least: dict[tuple[str, int | None], float] = {}
+    capped: dict[str, float] = {}
+    waiting = [each for each in pilots if each.phase is PilotPhase.PENDING and each.wait is Wait.NORMAL]
+    for each in sorted(waiting, key=lambda pilot: pilot.job.submitted if pilot.job.submitted is not None else now):
+        job = each.job
+        if job.starts is None or job.starts - now > horizon_s:
+            equal = (job.resource, job.time_limit_s)
+            capped[job.id] = least[equal] = min(each.chance, least.get(equal, 1.0))
+    return tuple(replace(each, chance=capped.get(each.job.id, each.chance)) for each in pilots)

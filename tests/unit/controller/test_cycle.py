@@ -31,6 +31,7 @@ from htcebridge.model import (
     Streaks,
 )
 from htcebridge.pilot import marks
+from htcebridge.plan import planner
 from htcebridge.simulation.replay import replay
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.slurm.text import QUEUE_HEADER, Queue
@@ -187,6 +188,39 @@ def test_max_hours_end_a_resource_and_zero_stops_it_at_once(config: Config) -> N
 def test_a_drained_resource_gets_no_pilots(config: Config) -> None:
     found = caps(config, Memory(), marks=Marks(drained={"dcgp": "leo: maintenance"}))
     assert room(found, "it is drained: leo: maintenance") == 0
+
+
+# --------------------------------------------------------------------------- a queue that stands
+
+
+@pytest.mark.parametrize("nodes", [1, 40])
+def test_a_day_in_which_slurm_starts_nothing_submits_once_and_cancels_nothing(config: Config, nodes: int) -> None:
+    wide = with_resource(config, max_pending=200, max_running=200, max_node_hours=None)
+    waited = [
+        EndedPilot(f"9_{n}", "dcgp", "p", Outcome.RAN, NOW - 600 - 60 * n, NOW - 600, NOW - n, NOW - 500)
+        for n in range(30)
+    ]
+    memory, pilots, submitted, reasons = (
+        Memory(pilots=Pilots(ended=tuple(waited))),
+        list[Pilot](),
+        list[int](),
+        set[str](),
+    )
+    for now in range(NOW, NOW + 24 * HOUR, 120):
+        look = seen(idle=14 * nodes)
+        look = replace(look, near=replace(look.near, now=now))
+        decision = planner.plan(situation.build(wide, memory, pilots, look)[0])
+        memory = replace(memory, resources=Resources(decision.streaks))
+        dcgp = decision.resources["dcgp"]
+        assert dcgp.cancel == ()
+        reasons.update(dcgp.reasons)
+        if dcgp.submit:
+            submitted.append(dcgp.submit)
+            pilots += [
+                pending(now + n, reason="Priority", submitted=now, time_limit_s=12 * HOUR) for n in range(dcgp.submit)
+            ]
+    assert sum(submitted) == nodes
+    assert any("would be no luckier" in reason for reason in reasons)
 
 
 # --------------------------------------------------------------------------- one cycle
@@ -367,6 +401,7 @@ def test_pilots_under_another_account_are_cancelled_and_the_resource_disabled(co
     again = once(config)
     assert world.asked("scancel").splitlines()[-1] == "4711_1"
     assert any("account paying instead of inf24_lhc_2" in problem for problem in again.problems)
+    world.queue()
     assert any("disabled" in reason for reason in once(config).plan.resources["dcgp"].reasons)
 
 

@@ -833,12 +833,41 @@ def test_stuck_pilots_that_nobody_needs_are_cancelled_as_surplus() -> None:
     assert len(decide(waiting(), stuck(Wait.LIMIT), policy=replace(EAGER, surplus_cycles=1)).cancel) == 2
 
 
-def test_pilots_that_are_unlikely_to_start_are_supply_in_part_and_count_for_max_pending() -> None:
-    there = [replace(each, chance=0.5) for each in pilots_of(PilotPhase.PENDING, 4)]
-    decision = decide(waiting(jobs(14 * 4)), there)
-    assert (decision.submit, decision.needed) == (2, 4)
-    assert any("not expected to start" in reason for reason in decision.reasons)
-    assert decide(waiting(jobs(14 * 4)), there, limits(max_pending=5)).submit == 1
+def unlikely(count: int, chance: float = 0.0, resource: str = "dcgp") -> list[Pilot]:
+    return [replace(pilot(number, PilotPhase.PENDING, resource), chance=chance) for number in range(100, 100 + count)]
+
+
+def test_nothing_new_is_opened_while_enough_pilots_pend_that_are_no_unluckier() -> None:
+    there = unlikely(4, 0.5)
+    decision = decide(waiting(jobs(14 * 4)), there, policy=replace(EAGER, surplus_cycles=1))
+    assert (decision.submit, decision.needed, decision.cancel) == (0, 4, ())
+    assert any("2 of 4 pending pilots not expected to start" in reason for reason in decision.reasons)
+    assert any("2 of 2 new nodes not submitted" in reason for reason in decision.reasons)
+    assert decide(waiting(jobs(14 * 6)), there).submit == 2
+    assert decide(waiting(jobs(14 * 6)), there, limits(max_pending=5)).submit == 1
+
+
+def test_unlikely_pilots_that_are_too_short_for_the_jobs_stand_for_no_new_one() -> None:
+    short = [replace(each, job=replace(each.job, time_limit_s=2 * HOUR)) for each in unlikely(1)]
+    assert decide(waiting(jobs(1)), short).submit == 1
+    assert decide(waiting(jobs(1, walltime_s=HOUR)), short).submit == 0
+
+
+def test_unlikely_pilots_that_nobody_needs_are_cancelled() -> None:
+    assert len(decide(waiting(jobs(1)), unlikely(3), policy=replace(EAGER, surplus_cycles=1)).cancel) == 2
+
+
+def test_jobs_of_a_queue_that_stands_go_to_another_one_too_and_wait_in_both() -> None:
+    both = {name: limits(name) for name in ("dcgp", "zweite")}
+    demand = waiting(jobs(14, resources=("dcgp", "zweite")))
+    policy = replace(EAGER, surplus_cycles=1)
+    decided = plan(demand, unlikely(1), both, policy, NOW).resources
+    assert [(each.submit, each.cancel) for each in decided.values()] == [(0, ()), (1, ())]
+    there = [*unlikely(1), replace(pilot(7, PilotPhase.PENDING, "zweite"), chance=0.0)]
+    decided = plan(demand, there, both, policy, NOW).resources
+    assert [(each.submit, each.cancel) for each in decided.values()] == [(0, ()), (0, ())]
+    there = [*unlikely(1), pilot(7, PilotPhase.BOOTING, "zweite")]
+    assert len(plan(demand, there, both, policy, NOW).resources["dcgp"].cancel) == 1
 
 
 def test_a_pending_pilot_promises_no_more_than_slurm_may_shrink_it_to() -> None:

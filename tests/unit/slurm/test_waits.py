@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htcebridge.model import Wait
-from htcebridge.slurm.waits import chance, is_known, wait_of
+from htcebridge.model import Pilot, PilotPhase, SlurmJob, Wait
+from htcebridge.slurm.waits import chance, in_turn, is_known, wait_of
 
 # Every word of Slurm's source, 22.05 to 26.05, with what it means for a pilot, written by hand.
 REASONS = [
@@ -77,6 +78,7 @@ def test_a_job_that_was_requeued_into_hold_is_held(state: str) -> None:
     assert wait_of("None", state) is Wait.HELD
 
 
+NOW = 1_800_000_000
 HOUR = 3600
 waits = st.lists(st.integers(0, 7 * 24 * HOUR), max_size=200)
 ages = st.integers(0, 8 * 24 * HOUR)
@@ -139,3 +141,29 @@ def test_older_than_every_known_wait_is_hopeless(history: list[int], horizon: in
 def test_all_that_waited_longer_and_started_in_time_make_it_certain(age: int, horizon: int, more: list[int]) -> None:
     history = [age + 1 + extra % max(1, horizon) for extra in more]
     assert chance(age, None, history, horizon + 1) == 1
+
+
+def pending(number: int, age_s: int, chance: float, starts: int | None = None, **changes: object) -> Pilot:
+    job = SlurmJob(f"{number}_1", "dcgp", "p", "PENDING", "Priority", "p", "q", "a", "", NOW - age_s, None, None, HOUR)
+    return Pilot(replace(job, starts=starts, **changes), PilotPhase.PENDING, chance=chance)  # type: ignore[arg-type]
+
+
+def chances(*pilots: Pilot) -> list[float]:
+    return [each.chance for each in in_turn(pilots, NOW, 2 * HOUR)]
+
+
+def test_a_newer_pilot_is_never_luckier_than_an_older_one_in_the_same_queue() -> None:
+    assert chances(pending(3, 0, 1.0), pending(1, 9 * HOUR, 0.5), pending(2, HOUR, 0.7)) == [0.5, 0.5, 0.5]
+    assert chances(pending(1, 9 * HOUR, 0.9), pending(2, HOUR, 0.7)) == [0.9, 0.7]
+
+
+def test_another_queue_a_shorter_walltime_and_slurms_own_word_make_one_luckier() -> None:
+    old = pending(1, 9 * HOUR, 0.0)
+    assert chances(old, pending(2, 0, 1.0, resource="zweite"))[1] == 1
+    assert chances(old, pending(2, 0, 1.0, time_limit_s=600))[1] == 1
+    assert chances(old, pending(2, 0, 1.0, starts=NOW + HOUR))[1] == 1
+    assert chances(old, pending(2, 0, 1.0, starts=NOW + 3 * HOUR))[1] == 0
+
+
+def test_one_that_waits_for_a_limit_says_nothing_about_the_others() -> None:
+    assert chances(replace(pending(1, HOUR, 0.0), wait=Wait.LIMIT), pending(2, 0, 1.0))[1] == 1
