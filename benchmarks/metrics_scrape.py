@@ -66,7 +66,6 @@ def _result(groups: int, pilots: int, resources: int) -> CycleResult:
     for name in _names(resources):
         totals |= {f"outcome|{name}|{outcome}": 5 for outcome in Outcome}
         totals |= {f"cut|{name}|{cut}": 5 for cut in Cut}
-        totals |= {f"core_s|{name}|cms|{use}": 5e6 for use in Use}
-    return CycleResult(
-        plan(seen), "p", situation=seen, memory=Memory(upkeep=Upkeep(looked=NOW), records=Records(NOW, totals=totals))
-    )
+    core_s = {(name, "cms", use): 5_000_000 for name in _names(resources) for use in Use}
+    memory = Memory(upkeep=Upkeep(looked=NOW), records=Records(NOW, totals=totals))
+    return CycleResult(plan(seen), "p", situation=seen, core_s=core_s, memory=memory)

@@ -44,10 +44,11 @@ def _measured(pilots: int) -> tuple[list[float], float]:
             seen = replace(seen, now=seen.now + 60)
             after = _turned_over(memory, seen, cycle)
             began = time.perf_counter()
-            memory, problems = recording.keep(config, memory, after, seen, plan, f"{cycle:x}", 1.0, 0)
+            kept = recording.keep(config, memory, after, seen, plan, f"{cycle:x}", 1.0, 0)
             recorded.append(1000 * (time.perf_counter() - began))
-            if problems:
-                raise RuntimeError(problems[0])
+            memory = kept.memory
+            if kept.problems:
+                raise RuntimeError(kept.problems[0])
     return recorded, planned_ms
 
 

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from htcebridge.config.example import example
 from htcebridge.config.tables import Config
 from htcebridge.history.result import CycleResult
+from htcebridge.history.usage import Use, Used
 from htcebridge.model import (
     Cut,
     Demand,
@@ -68,14 +69,18 @@ TOTALS = {
     f"cut|dcgp|{Cut.STUCK}": 4,
     "outcome|dcgp|preempted": 2,
     f"outcome|dcgp|{Outcome.NEVER_JOINED}": 1,
-    "core_s|dcgp|cms|busy": 1000,
-    "core_s|dcgp||busy": 10,
-    "core_s|dcgp||boot": 200,
-    "core_s|dcgp|cms|lost": 300,
     "queued|dcgp": 3,
     "queued_s|dcgp": 360,
     "booted|dcgp": 2,
     "booted_s|dcgp": 90,
+}
+
+
+CORE_S: Used = {
+    ("dcgp", "cms", Use.BUSY): 1000,
+    ("dcgp", "", Use.BUSY): 10,
+    ("dcgp", "", Use.BOOT): 200,
+    ("dcgp", "cms", Use.LOST): 300,
 }
 
 
@@ -85,6 +90,7 @@ def result(
     totals: Mapping[str, float] = TOTALS,
     looked: int = NOW + 1,
     accounted: int = NOW,
+    core_s: Used | None = CORE_S,
 ) -> CycleResult:
     return CycleResult(
         plan or Plan({"dcgp": ResourcePlan(3, 1, 1, 1, submit=1, cuts={Cut.STUCK: 2})}),
@@ -92,6 +98,7 @@ def result(
         ("something",),
         seconds=2.5,
         situation=seen,
+        core_s=core_s,
         memory=Memory(upkeep=Upkeep(looked=looked), records=Records(accounted, totals=totals)),
     )
 

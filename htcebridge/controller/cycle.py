@@ -96,14 +96,13 @@ def _kept(
     problems: list[str],
 ) -> CycleResult:
     """Remember, count and record. A history that cannot be written is said; the rest was done."""
-    memory, unwritten = recording.keep(
-        config, before, memory, found.situation, found.plan, plan_id, seconds, len(problems)
-    )
-    remember(config, memory)
-    code = ExitCode.PROBLEM if problems or unwritten else ExitCode.OK
+    kept = recording.keep(config, before, memory, found.situation, found.plan, plan_id, seconds, len(problems))
+    remember(config, kept.memory)
+    code = ExitCode.PROBLEM if problems or kept.problems else ExitCode.OK
     if found.situation is None:
         code = ExitCode.TEMPFAIL
-    return CycleResult(found.plan, plan_id, (*problems, *unwritten), code, seconds, found.situation, memory)
+    said = (*problems, *kept.problems)
+    return CycleResult(found.plan, plan_id, said, code, seconds, found.situation, kept.core_s, kept.memory)
 
 
 def _record(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from htcebridge import calls
 from htcebridge.config.tables import Config
@@ -23,6 +23,18 @@ _KEPT_ENDS = 5000
 
 OTHER = "other"
 Ended = tuple[EndedPilot, Mapping[str, int]]
+# Of a memory that htcebridge 0.1 left: core-seconds are counted in the history since.
+_CORE_S = "core_s|"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """`memory` is what to remember, `problems` what a person should know. `core_s` are the core-seconds of all time by
+    (resource, VO, use), None where the history could not be written: they are counted there."""
+
+    memory: Memory
+    problems: tuple[str, ...] = ()
+    core_s: Used | None = None
 
 
 def keep(
@@ -34,10 +46,10 @@ def keep(
     plan_id: str,
     seconds: float,
     problems: int,
-) -> tuple[Memory, list[str]]:
+) -> Kept:
     """Count what this cycle has seen and done, and write it down. `seconds` is how long it took.
 
-    Returns what to remember, and what a person should know. `situation` is None where nothing was decided.
+    `situation` is None where nothing was decided.
     """
     vo_name = _vo_names(config)
     # While the kill switch is on the pool is not asked: what the pilots do is not known.
@@ -49,7 +61,7 @@ def keep(
     ended = [(each, _busy(before, each.id, vo_name)) for each in memory.pilots.ended if each.id not in known]
     records = Records(
         accounted=situation.now if situation else before.records.accounted,
-        totals=_counted(memory.records.totals, plan, used, ended, problems),
+        totals=_counted(memory.records.totals, plan, ended, problems),
         unrecorded=(*memory.records.unrecorded, *ended)[-_KEPT_ENDS:],
     )
     cycle = store.Cycle(
@@ -64,12 +76,14 @@ def keep(
         used=used,
         since=before.upkeep.looked,
         cpus={name: resource.cpus for name, resource in config.resources.items()},
+        at_least=_carried_over(records.totals),
     )
     try:
-        store.record(store.path_of(config), cycle)
+        core_s = store.record(store.path_of(config), cycle)
     except HistoryError as error:
-        return replace(memory, records=records), [str(error)]
-    return replace(memory, records=replace(records, unrecorded=())), []
+        return Kept(replace(memory, records=records), (str(error),))
+    totals = {name: number for name, number in records.totals.items() if not name.startswith(_CORE_S)}
+    return Kept(replace(memory, records=replace(records, unrecorded=(), totals=totals)), core_s=core_s)
 
 
 def prune(config: Config, now: int) -> None:
@@ -112,9 +126,18 @@ def _changed(before: Mapping[str, Seen], now: Mapping[str, Seen]) -> dict[str, S
     return {id_: each for id_, each in now.items() if facts(each) != facts(before.get(id_))}
 
 
-def _counted(
-    before: Mapping[str, float], plan: Plan, used: Used, ended: list[Ended], problems: int
-) -> dict[str, float]:
+def _carried_over(totals: Mapping[str, float]) -> Used:
+    """Core-seconds that were counted in the memory: the metrics go on from there."""
+    found: dict[tuple[str, str, Use], int] = {}
+    for name, number in totals.items():
+        if name.startswith(_CORE_S):
+            resource, *vo, use = name.removeprefix(_CORE_S).split("|")
+            if use in set(Use):
+                found[resource, "|".join(vo), Use(use)] = int(number)
+    return found
+
+
+def _counted(before: Mapping[str, float], plan: Plan, ended: list[Ended], problems: int) -> dict[str, float]:
     """The totals: name, then its labels. Names of resources and VOs have no "|" in them."""
     totals = Counter(before)
     totals[f"cycles|{'held' if plan.held else 'problem' if problems else 'ok'}"] += 1
@@ -125,12 +148,8 @@ def _counted(
         totals[f"cancelled|{name}"] += len(each.cancel)
         for cut, number in each.cuts.items():
             totals[f"cut|{name}|{cut}"] += number
-    for (resource, vo, use), core_s in used.items():
-        totals[f"core_s|{resource}|{vo}|{use}"] += core_s
-    for pilot, busy_by_vo in ended:
+    for pilot, _ in ended:
         totals[f"outcome|{pilot.resource}|{pilot.outcome}"] += 1
-        for vo, core_s in usage.shared_out(pilot.lost_core_s, busy_by_vo).items():
-            totals[f"core_s|{pilot.resource}|{vo}|{Use.LOST}"] += core_s
         if pilot.submitted is not None and pilot.started is not None:
             totals[f"queued|{pilot.resource}"] += 1
             totals[f"queued_s|{pilot.resource}"] += pilot.started - pilot.submitted

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from htcebridge.errors import ExitCode
+from htcebridge.history.usage import Used
 from htcebridge.model import Plan, Situation
 from htcebridge.state.memory import Memory
 
@@ -20,4 +21,6 @@ class CycleResult:
     seconds: float = 0.0
     """How long it took."""
     situation: Situation | None = None
+    core_s: Used | None = None
+    """Core-seconds of all time by (resource, VO, use); None where the history could not be written."""
     memory: Memory = field(default_factory=Memory)

@@ -22,7 +22,7 @@ from htcebridge.history.usage import Use, Used, shared_out
 from htcebridge.model import Demand, EndedPilot, Pilot, Plan
 from htcebridge.state.memory import Seen
 
-VERSION = 1
+VERSION = 2
 # SQLite's application_id: "hceb".
 _APPLICATION = 0x68636562
 _HOUR_S = 3600
@@ -49,6 +49,9 @@ CREATE TABLE plans (
 CREATE TABLE used (
   hour INTEGER NOT NULL, resource TEXT NOT NULL, vo TEXT NOT NULL, use TEXT NOT NULL, core_s INTEGER NOT NULL,
   PRIMARY KEY (hour, resource, vo, use)) WITHOUT ROWID;
+CREATE TABLE core_seconds (
+  resource TEXT NOT NULL, vo TEXT NOT NULL, use TEXT NOT NULL, core_s INTEGER NOT NULL,
+  PRIMARY KEY (resource, vo, use)) WITHOUT ROWID;
 CREATE TABLE pilots (
   id TEXT PRIMARY KEY, resource TEXT NOT NULL, plan_id TEXT NOT NULL, submitted INTEGER, started INTEGER,
   joined INTEGER, ended INTEGER, node TEXT NOT NULL, cpus INTEGER NOT NULL, outcome TEXT, exit_code INTEGER,
@@ -59,6 +62,15 @@ CREATE INDEX pilots_by_node ON pilots (node, ended, outcome, lost_core_s);
 CREATE TABLE busy (
   pilot TEXT NOT NULL, at INTEGER NOT NULL, cpus INTEGER NOT NULL, jobs INTEGER NOT NULL,
   PRIMARY KEY (pilot, at)) WITHOUT ROWID;
+"""
+
+
+# What version 1 lacks: the sums of "used" since the history was begun, whatever has been forgotten of it.
+_FROM_1_TO_2 = """
+CREATE TABLE core_seconds (
+  resource TEXT NOT NULL, vo TEXT NOT NULL, use TEXT NOT NULL, core_s INTEGER NOT NULL,
+  PRIMARY KEY (resource, vo, use)) WITHOUT ROWID;
+INSERT INTO core_seconds SELECT resource, vo, use, sum(core_s) FROM used GROUP BY resource, vo, use;
 """
 
 
@@ -92,6 +104,8 @@ class Cycle:
     since: int = 0
     """When the cycle before was."""
     cpus: Mapping[str, int] = field(default_factory=dict)
+    at_least: Used = field(default_factory=dict)
+    """Core-seconds of all time that were counted elsewhere before."""
 
 
 def path_of(config: Config) -> Path:
@@ -101,12 +115,17 @@ def path_of(config: Config) -> Path:
     return config.pressure.state_dir.path / f"{config.pressure.instance}.history.sqlite"
 
 
-def record(path: Path, cycle: Cycle) -> None:
-    """Write one cycle, in one transaction. Raises HistoryError; then nothing of it is in the file."""
+def record(path: Path, cycle: Cycle) -> Used:
+    """Write one cycle, in one transaction. Raises HistoryError; then nothing of it is in the file.
+
+    Returns the core-seconds since the history was begun.
+    """
     with _opened(path, write=True) as database, _transaction(database):
         _write_cycle(database, cycle)
         _write_pilots(database, cycle)
         _write_used(database, cycle)
+        rows = database.execute("SELECT resource, vo, use, core_s FROM core_seconds").fetchall()
+    return {(resource, vo, Use(use)): core_s for resource, vo, use, core_s in rows if use in set(Use)}
 
 
 def prune(path: Path, now: int, detail_s: int, keep_s: int) -> None:
@@ -243,6 +262,16 @@ def _write_used(database: sqlite3.Connection, cycle: Cycle) -> None:
         " ON CONFLICT (hour, resource, vo, use) DO UPDATE SET core_s = core_s + excluded.core_s",
         rows,
     )
+    database.executemany(
+        "INSERT INTO core_seconds VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (resource, vo, use) DO UPDATE SET core_s = max(core_s, excluded.core_s)",
+        ((resource, vo, str(use), core_s) for (resource, vo, use), core_s in cycle.at_least.items()),
+    )
+    database.executemany(
+        "INSERT INTO core_seconds VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (resource, vo, use) DO UPDATE SET core_s = core_s + excluded.core_s",
+        (row[1:] for row in rows),
+    )
 
 
 @contextmanager
@@ -287,9 +316,10 @@ def _prepare(database: sqlite3.Connection) -> None:
     # NORMAL: what is written survives a crash of the controller; a power cut may take the last cycles, never the file.
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
-    if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version < VERSION:
         with _transaction(database):
-            for statement in _SCHEMA.split(";"):
+            for statement in (_FROM_1_TO_2 if version else _SCHEMA).split(";"):
                 database.execute(statement)
             database.execute(f"PRAGMA application_id = {_APPLICATION}")
             database.execute(f"PRAGMA user_version = {VERSION}")

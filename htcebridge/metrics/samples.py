@@ -43,6 +43,8 @@ def samples(config: Config, result: CycleResult, expiries: Expiries) -> Iterator
         yield table.TOKEN.of(token, resource, value=when)
     if result.memory.records.totals:
         yield from _counted(result.memory.records.totals, words)
+    if result.core_s is not None:
+        yield from _core_seconds(result.core_s, words)
     situation = result.situation
     if situation is None:
         return
@@ -178,7 +180,6 @@ def _counted(totals: Mapping[str, float], words: _Words) -> Iterator[Sample]:
         table.CANCELLED: Counter({(name,): 0 for name in words.resources}),
         table.CUTS: Counter({(name, _word(cut)): 0 for name in words.resources for cut in Cut}),
         table.ENDED: Counter({(name, _word(outcome)): 0 for name in words.resources for outcome in Outcome}),
-        table.CORE_SECONDS: Counter(dict.fromkeys(words.uses(Use), 0)),
     }
     for key, number in totals.items():
         name, *labels = key.split("|")
@@ -197,9 +198,11 @@ def _counted(totals: Mapping[str, float], words: _Words) -> Iterator[Sample]:
             )
 
 
-def _core_seconds(words: _Words, labels: list[str]) -> tuple[str, ...]:
-    resource, *vo, use = labels
-    return words.resource(resource), words.vo_of("|".join(vo), use), use
+def _core_seconds(core_s: usage.Used, words: _Words) -> Iterator[Sample]:
+    found = Counter(dict.fromkeys(words.uses(Use), 0))
+    for (resource, vo, use), number in core_s.items():
+        found[words.resource(resource), words.vo_of(vo, use), use] += number
+    yield from (table.CORE_SECONDS.of(*labels, value=number) for labels, number in found.items())
 
 
 _COUNTERS: Mapping[str, tuple[Metric, Callable[[_Words, list[str]], tuple[str, ...]]]] = {
@@ -209,7 +212,6 @@ _COUNTERS: Mapping[str, tuple[Metric, Callable[[_Words, list[str]], tuple[str, .
     "cancelled": (table.CANCELLED, lambda words, labels: (words.resource(labels[0]),)),
     "cut": (table.CUTS, lambda words, labels: (words.resource(labels[0]), _known(Cut, labels[1]))),
     "outcome": (table.ENDED, lambda words, labels: (words.resource(labels[0]), _known(Outcome, labels[1]))),
-    "core_s": (table.CORE_SECONDS, _core_seconds),
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from htcebridge import calls
 from htcebridge.config.tables import Config
 from htcebridge.history import recording, store
+from htcebridge.history.usage import Use
 from htcebridge.model import (
     Cut,
     Demand,
@@ -67,41 +68,55 @@ def learnt(looked: int, ended: tuple[EndedPilot, ...] = (), before: Memory | Non
 def test_what_was_seen_and_done_is_counted(config: Config) -> None:
     calls.count("squeue")
     before = known(NOW - 60, {"9_1": SEEN}, {"submitted|dcgp": 7.0})
-    memory, problems = recording.keep(config, before, learnt(NOW, (ENDED,), before), situation(), PLAN, "p9", 0.5, 1)
-    assert problems == []
-    assert memory.records.accounted == NOW
-    assert memory.records.totals == {
+    kept = recording.keep(config, before, learnt(NOW, (ENDED,), before), situation(), PLAN, "p9", 0.5, 1)
+    assert kept.problems == ()
+    assert kept.memory.records.accounted == NOW
+    assert kept.memory.records.totals == {
         "cycles|problem": 1,
         "calls|squeue": 1,
         "submitted|dcgp": 9,
         "cancelled|dcgp": 1,
         "cut|dcgp|max_pending": 3,
-        "core_s|dcgp|CMS|busy": 480,
-        "core_s|dcgp|atlas|busy": 240,
-        "core_s|dcgp||tail": 6000,
         "outcome|dcgp|preempted": 1,
-        "core_s|dcgp|CMS|lost": 800,
-        "core_s|dcgp|atlas|lost": 400,
         "queued|dcgp": 1,
         "queued_s|dcgp": 9,
         "booted|dcgp": 1,
         "booted_s|dcgp": 60,
     }
+    assert kept.core_s == {
+        ("dcgp", "CMS", Use.BUSY): 480,
+        ("dcgp", "atlas", Use.BUSY): 240,
+        ("dcgp", "", Use.TAIL): 6000,
+        ("dcgp", "CMS", Use.LOST): 800,
+        ("dcgp", "atlas", Use.LOST): 400,
+    }
+
+
+def test_core_seconds_that_the_memory_of_the_version_before_counted_go_on(config: Config) -> None:
+    """A counter that fell by a little would look to Prometheus as if it had begun anew."""
+    before = known(NOW - 60, totals={"core_s|dcgp||tail": 9e5, "core_s|old|a|b|busy": 7.0, "cycles|ok": 3})
+    kept = recording.keep(config, before, learnt(NOW, (), before), situation(), PLAN, "p9", 0.5, 0)
+    assert kept.core_s is not None
+    assert kept.core_s["dcgp", "", Use.TAIL] == 9e5 + 6000
+    assert kept.core_s["old", "a|b", Use.BUSY] == 7
+    assert not any(name.startswith("core_s") for name in kept.memory.records.totals)
+    assert kept.memory.records.totals["cycles|ok"] == 4
 
 
 def test_an_outcome_waits_until_the_history_can_be_written(config: Config) -> None:
     path = store.path_of(config)
     path.mkdir(parents=True)
     before = known(NOW - 60, {"9_1": SEEN})
-    memory, problems = recording.keep(config, before, learnt(NOW, (ENDED,)), situation(), PLAN, "p1", 0.5, 0)
-    assert len(problems) == 1
-    assert memory.records.unrecorded == ((ENDED, {"CMS": 8, "atlas": 4}),)
+    kept = recording.keep(config, before, learnt(NOW, (ENDED,)), situation(), PLAN, "p1", 0.5, 0)
+    assert len(kept.problems) == 1
+    assert kept.core_s is None
+    assert kept.memory.records.unrecorded == ((ENDED, {"CMS": 8, "atlas": 4}),)
     path.rmdir()
-    later, problems = recording.keep(
-        config, memory, replace(memory, upkeep=Upkeep(looked=NOW + 60)), situation(), PLAN, "p2", 0.5, 0
+    kept = recording.keep(
+        config, kept.memory, replace(kept.memory, upkeep=Upkeep(looked=NOW + 60)), situation(), PLAN, "p2", 0.5, 0
     )
-    assert problems == []
-    assert later.records.unrecorded == ()
+    assert kept.problems == ()
+    assert kept.memory.records.unrecorded == ()
     with store.reading(path) as database:
         assert [tuple(row) for row in database.execute("SELECT id, outcome FROM pilots")] == [("9_1", "preempted")]
         lost = database.execute("SELECT vo, core_s FROM used WHERE use = 'lost' ORDER BY vo").fetchall()
@@ -111,28 +126,30 @@ def test_an_outcome_waits_until_the_history_can_be_written(config: Config) -> No
 def test_the_time_of_a_held_cycle_is_counted_by_the_next(config: Config) -> None:
     before = known(NOW - 120)
     held = Plan({"dcgp": ResourcePlan(0, 0, 0, 0)}, held="squeue: no answer")
-    memory, _ = recording.keep(config, before, learnt(NOW - 60), None, held, "p1", 0.5, 1)
-    assert (memory.records.accounted, memory.records.totals["cycles|held"]) == (NOW - 120, 1)
-    memory, _ = recording.keep(
-        config, memory, replace(memory, upkeep=Upkeep(looked=NOW)), situation(), PLAN, "p2", 0.5, 0
+    kept = recording.keep(config, before, learnt(NOW - 60), None, held, "p1", 0.5, 1)
+    assert (kept.memory.records.accounted, kept.memory.records.totals["cycles|held"]) == (NOW - 120, 1)
+    kept = recording.keep(
+        config, kept.memory, replace(kept.memory, upkeep=Upkeep(looked=NOW)), situation(), PLAN, "p2", 0.5, 0
     )
-    assert memory.records.totals["core_s|dcgp||tail"] == 100 * 120
+    assert kept.core_s is not None
+    assert kept.core_s["dcgp", "", Use.TAIL] == 100 * 120
 
 
 def test_a_vo_that_nobody_configured_is_other(config: Config) -> None:
     odd = replace(STARTD, busy_by_vo={"mine|all": 5, "yours": 3, "atlas": 4})
     seen = replace(situation(), pilots=(Pilot(JOB, PilotPhase.JOINED, odd),))
-    memory, _ = recording.keep(config, known(NOW - 1), learnt(NOW), seen, PLAN, "p1", 0.5, 0)
-    busy = {key: value for key, value in memory.records.totals.items() if key.endswith("|busy")}
-    assert busy == {"core_s|dcgp|other|busy": 8, "core_s|dcgp|atlas|busy": 4}
+    kept = recording.keep(config, known(NOW - 1), learnt(NOW), seen, PLAN, "p1", 0.5, 0)
+    assert kept.core_s is not None
+    assert kept.core_s["dcgp", "other", Use.BUSY] == 8
+    assert kept.core_s["dcgp", "atlas", Use.BUSY] == 4
 
 
 def test_what_pilots_do_under_the_kill_switch_is_not_known(config: Config) -> None:
     """The pool is not asked then: a pilot that works looks as if it had not joined."""
     seen = replace(situation(), stop="leo: maintenance", pilots=(Pilot(JOB, PilotPhase.BOOTING),))
-    memory, _ = recording.keep(config, known(NOW - 60), learnt(NOW), seen, PLAN, "p1", 0.5, 0)
-    assert not any(key.startswith("core_s") for key in memory.records.totals)
-    assert memory.records.accounted == NOW
+    kept = recording.keep(config, known(NOW - 60), learnt(NOW), seen, PLAN, "p1", 0.5, 0)
+    assert kept.core_s == {}
+    assert kept.memory.records.accounted == NOW
     with store.reading(store.path_of(config)) as database:
         assert [tuple(row) for row in database.execute("SELECT held FROM cycles")] == [("stopped: leo: maintenance",)]
         assert database.execute("SELECT count(*) FROM plans").fetchone()[0] == 0

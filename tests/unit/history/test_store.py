@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -161,12 +162,31 @@ for at in itertools.count({NOW}):
         assert rows(path, odd + " OR vo IS NULL") == [(0,)]
 
 
+def test_a_history_of_the_version_before_is_carried_over(path: Path) -> None:
+    store.record(path, cycle())
+    with closing(sqlite3.connect(path)) as database:
+        (counted,) = database.execute("SELECT sum(core_s) FROM core_seconds").fetchone()
+        database.execute("DROP TABLE core_seconds")
+        database.execute("PRAGMA user_version = 1")
+        database.commit()
+    core_s = store.record(path, cycle(NOW + 60, used={}, pilots={}))
+    assert sum(core_s.values()) == counted > 0
+    assert rows(path, "PRAGMA user_version") == [(2,)]
+
+
+def test_core_seconds_are_counted_on_when_old_hours_are_forgotten(path: Path) -> None:
+    first = store.record(path, cycle())
+    store.prune(path, NOW + 10**9, 3600, 7200)
+    assert rows(path, "SELECT count(*) FROM used") == [(0,)]
+    assert store.record(path, cycle(NOW + 10**9, used={}, pilots={})) == first
+
+
 def test_a_newer_history_is_left_alone(path: Path) -> None:
     store.record(path, cycle())
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 7")
     for use in (lambda: store.record(path, cycle(NOW + 1)), lambda: rows(path, "SELECT 1")):
-        with pytest.raises(UnusableHistory, match=r"newer htcebridge \(history version 7, this one knows 1\)"):
+        with pytest.raises(UnusableHistory, match=r"newer htcebridge \(history version 7, this one knows 2\)"):
             use()
     with sqlite3.connect(path) as database:
         assert database.execute("SELECT count(*) FROM cycles").fetchone() == (1,)

@@ -22,7 +22,7 @@ from htcebridge.config.tables import Config
 from htcebridge.controller import cycle as controller_cycle
 from htcebridge.controller import loop
 from htcebridge.history.result import CycleResult
-from htcebridge.history.usage import HELD, Use
+from htcebridge.history.usage import HELD, Use, Used
 from htcebridge.metrics import export
 from htcebridge.metrics.table import LABELS, NOBODY, OTHER, SHAPES, TABLE
 from htcebridge.model import (
@@ -149,8 +149,9 @@ def test_a_limit_that_lets_nobody_in_is_shown_though_nothing_waits(config: Confi
 
 
 def test_pilots_of_a_resource_that_is_not_configured_any_more_are_others(config: Config) -> None:
-    totals = {"outcome|old|ran": 2, "outcome|older|ran": 3, "core_s|old|cms|busy": 5, "outcome|dcgp|renamed": 1}
-    value = shown(config, result(situation(pilot(PilotPhase.JOINED, {"cms": 8}, resource="old")), totals=totals))
+    totals = {"outcome|old|ran": 2, "outcome|older|ran": 3, "outcome|dcgp|renamed": 1}
+    seen = situation(pilot(PilotPhase.JOINED, {"cms": 8}, resource="old"))
+    value = shown(config, result(seen, totals=totals, core_s={("old", "cms", Use.BUSY): 5}))
     assert value("pilots", resource=OTHER, state="joined") == 1
     assert value("pilots_ended_total", resource=OTHER, outcome="ran") == 5
     assert value("pilots_ended_total", resource="dcgp", outcome=OTHER) == 1
@@ -219,7 +220,6 @@ pilots_ = st.builds(
 )
 totals_ = st.dictionaries(
     st.one_of(
-        st.builds("core_s|{}|{}|{}".format, resources, words, st.sampled_from(Use)),
         st.builds("outcome|{}|{}".format, resources, st.sampled_from(Outcome)),
         st.builds("cut|{}|{}".format, resources, st.sampled_from(Cut)),
         st.builds("booted_s|{}".format, resources),
@@ -228,14 +228,17 @@ totals_ = st.dictionaries(
 )
 
 
-@given(st.lists(groups_, max_size=5), st.lists(pilots_, max_size=5), totals_, st.booleans())
+core_s_ = st.none() | st.dictionaries(st.tuples(resources, words, st.sampled_from(Use)), st.integers(0, 10**15))
+
+
+@given(st.lists(groups_, max_size=5), st.lists(pilots_, max_size=5), totals_, core_s_, st.booleans())
 def test_labels_are_bounded_and_numbers_are_numbers(
-    groups: list[Group], pilots: list[Pilot], totals: dict[str, float], stopped: bool
+    groups: list[Group], pilots: list[Pilot], totals: dict[str, float], core_s: Used | None, stopped: bool
 ) -> None:
     seen = situation(*pilots, groups=tuple(groups), stop="x" if stopped else None)
     vos = {*(vo.name for vo in CONFIG.vos), OTHER, NOBODY}
     allowed = {"vo": vos, "resource": {*CONFIG.resources, OTHER}, "shape": set(SHAPES), "use": set(Use)}
-    for (name, labels), number in parsed(export.render(CONFIG, result(seen, totals=totals))).items():
+    for (name, labels), number in parsed(export.render(CONFIG, result(seen, totals=totals, core_s=core_s))).items():
         assert math.isfinite(number), name
         for label, value in labels:
             assert value in allowed.get(label, {value}), (name, label, value)
