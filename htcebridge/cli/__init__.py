@@ -18,13 +18,14 @@ from htcebridge.errors import BridgeError, ExitCode
 if TYPE_CHECKING:
     from htcebridge.config.tables import Config
 
-# command -> (module, one line for --help, so that --help imports none of them)
+# command -> (module, one line for --help, so that --help imports none of them). The module has it as `command`, or, if
+# it has several, by name.
 _COMMANDS = {
     "demand": ("demand", "What waits, who may run it, and why the rest can't."),
     "pressure": ("pressure", "Decide how many pilots to start, and start them."),
     "pilots": ("pilots", "Slurm jobs and startds side by side."),
     "drain": ("drain", "Stop taking jobs, softly; reversible."),
-    "undrain": ("undrain", "Take jobs again."),
+    "undrain": ("drain", "Take jobs again."),
     "routes": ("routes", "The CE routes that tag jobs."),
     "explain": ("explain", "Why a job does or does not go to the HPC, clause by clause."),
     "report": ("report", "What was used, lost and wasted: table, CSV, JSON, a page with plots."),
@@ -64,7 +65,8 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"htcebridge.cli.{_COMMANDS[cmd_name][0]}")
-        command = module.command
+        by_name = getattr(module, cmd_name, None)
+        command = by_name if isinstance(by_name, click.Command) else module.command
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
