@@ -154,14 +154,16 @@ def _with_pool(config: Config, seen: Observation, jobs: Sequence[SlurmJob], memo
     """What the Tier-1 says. Raises UnknownState if the collector or all schedds are silent."""
     view = tier1.read_pool(observation.pool(config), config.pressure.instance, config.grant.vo_attribute)
     schedds = observation.with_absent(config, view.schedds, seen.now, memory.schedds)
-    asks_negotiator = config.pressure.demand_source == "negotiator"
+    wants_negotiator = config.pressure.demand_source == "negotiator"
+    refusal = ghost.refusal([each.version for each in view.negotiators]) if wants_negotiator else ""
+    asks_negotiator = wants_negotiator and not refusal
     window_s = ghost.window_s(config, view) if asks_negotiator else None
     answers = observation.ask_schedds(config, schedds, memory.qdates, seen.now, window_s)
     if not any(answer.error is None for answer in answers):
         raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
     groups = observation.matched(config, schedds, answers, seen.now)
     version = observation.version_of(schedds)
-    says = Negotiator(view.ghosts, version, {})
+    says = Negotiator(view.ghosts, version, {}, (refusal,) if refusal else (), asks_negotiator)
     if asks_negotiator:
         found, tracks = ghost.read(config, view, answers, memory.ghosts, version, seen.now)
         says = replace(says, tracks=tracks, alarms=tuple(ghost_view.disagreements(groups, found)))
@@ -262,7 +264,7 @@ def _ghosts(config: Config, found: Look, now: int) -> list[str]:
     """Keep the negotiator's offline slots as they should be: there while they are asked, gone otherwise."""
     says = found.negotiator
     try:
-        if says is not None and config.pressure.demand_source == "negotiator":
+        if says is not None and says.asked:
             ghost.advertise(config, says.condor_version, says.ghosts, now)
         elif says is not None and says.ghosts:
             ghost.withdraw(config)

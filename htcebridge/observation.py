@@ -23,12 +23,14 @@ _REJECTED_LATELY_S = 1800
 @dataclass(frozen=True)
 class Negotiator:
     """What the Tier-1's negotiator says (demand_source = "negotiator"): `ghosts` are the offline slots that are there,
-    `tracks` what to remember of them, `alarms` where it does not agree with the query."""
+    `tracks` what to remember of them, `alarms` where it does not agree with the query, or why it is not asked.
+    `asked`: it may be shown ghosts."""
 
     ghosts: tuple[tier1.Ghost, ...]
     condor_version: str
     tracks: Mapping[str, Track]
     alarms: tuple[str, ...] = ()
+    asked: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,14 @@ class Ghost:
 
 @dataclass(frozen=True)
 class Negotiation:
-    """A negotiator's last cycle: when it ended (seconds since the epoch), and the time from one cycle to the next."""
+    """A negotiator's last cycle: when it ended (seconds since the epoch), and the time from one cycle to the next.
+
+    `version` is its CondorVersion, "" where its ad has none.
+    """
 
     ended: int
     period_s: int
+    version: str = ""
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,7 @@ def answer_pool(request: dict[str, Any]) -> dict[str, Any]:
         "schedds": [_schedd_row(ad) for ad in by_type["Scheduler"]],
         "startds": [_startd_row(ad, vo_list) for ad in by_type["slot"]],
         "ghosts": [_ghost_row(ad) for ad in by_type["ghost"]],
-        "negotiators": [
-            {"ended": _count(ad, "LastNegotiationCycleEnd0"), "period_s": _count(ad, "LastNegotiationCyclePeriod0")}
-            for ad in by_type["Negotiator"]
-        ],
+        "negotiators": [_negotiator_row(ad) for ad in by_type["Negotiator"]],
     }
 
 
@@ -64,6 +61,14 @@ _POOL_PROJECTION = [
 
 def _schedd_row(ad: Any) -> dict[str, Any]:
     return {"name": text(ad, "Name"), "address": text(ad, "MyAddress"), "version": text(ad, "CondorVersion")}
+
+
+def _negotiator_row(ad: Any) -> dict[str, Any]:
+    return {
+        "ended": _count(ad, "LastNegotiationCycleEnd0"),
+        "period_s": _count(ad, "LastNegotiationCyclePeriod0"),
+        "version": text(ad, "CondorVersion"),
+    }
 
 
 def _startd_row(ad: Any, vo_list: str) -> dict[str, Any]:
