@@ -60,6 +60,12 @@ def pool(config: Config) -> tier1.Pool:
     )
 
 
+def tag(config: Config) -> tier1.Tag:
+    """How a granted job is known, as the configuration says."""
+    grant = config.grant
+    return tier1.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
+
+
 def ask_schedds(
     config: Config, schedds: Sequence[tier1.Schedd], known: tier1.Qdates, now: int, window_s: int | None = None
 ) -> list[tier1.ScheddGroups]:
@@ -67,11 +73,11 @@ def ask_schedds(
 
     `window_s`: ask also what the negotiator turned away for so long.
     """
-    grant = config.grant
-    tag = tier1.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
     if window_s is None and config.pressure.either_only_rejected:
         window_s = _REJECTED_LATELY_S
-    return tier1.read_demand(pool(config), schedds, tag, known, now - window_s if window_s is not None else None)
+    return tier1.read_demand(
+        pool(config), schedds, tag(config), known, now - window_s if window_s is not None else None
+    )
 
 
 def matched(

@@ -215,7 +215,20 @@ def _read_schedd(
     started = time.monotonic()
     if not schedd.address:
         return ScheddGroups(schedd.name, 0.0, error="not in the collector: is it down?", qdates=known)
-    request = {
+    request = demand_request(schedd, tag, known, refused_since)
+    try:
+        answer = ask(pool, request)
+    except BridgeError as error:
+        return ScheddGroups(schedd.name, time.monotonic() - started, error=str(error), qdates=known)
+    groups = tuple(_job_group(row) for row in answer["groups"])
+    return ScheddGroups(schedd.name, time.monotonic() - started, groups, qdates=answer["qdates"])
+
+
+def demand_request(
+    schedd: Schedd, tag: Tag, known: Mapping[str, int] | None = None, refused_since: int | None = None
+) -> dict[str, Any]:
+    """The question for one schedd's groups, as `ask` takes it; see `read_demand`."""
+    return {
         "ask": "demand",
         "name": schedd.name,
         "address": schedd.address,
@@ -225,15 +238,9 @@ def _read_schedd(
         "vo_attribute": tag.vo_attribute,
         "walltime": tag.walltime_attributes,
         "provenance": tag.provenance,
-        "known": dict(known),
+        "known": dict(known or {}),
         "refused_since": refused_since,
     }
-    try:
-        answer = ask(pool, request)
-    except BridgeError as error:
-        return ScheddGroups(schedd.name, time.monotonic() - started, error=str(error), qdates=known)
-    groups = tuple(_job_group(row) for row in answer["groups"])
-    return ScheddGroups(schedd.name, time.monotonic() - started, groups, qdates=answer["qdates"])
 
 
 def check_tokens(directory: Path) -> None:
