@@ -29,25 +29,33 @@ rows = htcondor2.Schedd(ad).query(
      "RequestMemory", "RequestDisk", "RequestGPUs"])
 print(len(rows))
 """
+# What the product itself would ask of that schedd, from leo's own configuration, as JSON.
+REQUEST = """
+import json
+from pathlib import Path
+from htcebridge.config import file
+from htcebridge.tier1 import pool
+config = file.load(Path.home() / ".config/htcebridge/htcebridge.toml")
+view = pool.read_pool(pool.pool_of(config), config.pressure.instance, config.grant.vo_attribute)
+(schedd,) = [schedd for schedd in view.schedds if "ce01" in schedd.name]
+print(json.dumps(pool.demand_request(schedd, pool.tag_of(config))))
+"""
 # The same two questions without what a command costs to start: seconds of the queries alone, in one process each.
+# The request comes from outside: the product's child knows neither configuration nor pydantic.
 QUERY = """
-import sys, time
-import htcondor2
+import json, sys, time
+import classad2, htcondor2
 from htcebridge.tier1 import query
-collector = htcondor2.Collector("tier1.cr.example.org:9618")
-wanted = ["Name", "MyAddress", "CondorVersion"]
-(ad,) = collector.query(htcondor2.AdType.Schedd, 'Machine == "ce01.cr.example.org"', wanted)
-walltime = ["AllowedExecuteDuration", "AllowedJobDuration", "BatchRuntime", "MaxWallTimeMins", "maxWallTime"]
-keys = ["JobStatus", "OpportunisticSite", "OpportunisticVO", "Owner", "QDate", *walltime]
-keys += tier1_query.RESOURCE_ATTRIBUTES
-request = {"address": ad["MyAddress"], "version": ad["CondorVersion"], "attribute": "OpportunisticSite",
-           "value": "leonardo", "vo_attribute": "OpportunisticVO", "walltime": walltime}
-tagged = 'OpportunisticSite =?= "leonardo" && (JobStatus == 1 || JobStatus == 2)'
+request = json.load(sys.stdin)
+schedd = htcondor2.Schedd(classad2.ClassAd({"MyAddress": request["address"], "CondorVersion": request["version"]}))
+keys = ["JobStatus", request["attribute"], request["vo_attribute"], "Owner", "QDate", *request["walltime"]]
+keys += query.RESOURCE_ATTRIBUTES
+tagged = f'{request["attribute"]} =?= "{request["value"]}" && (JobStatus == 1 || JobStatus == 2)'
 began = time.monotonic()
 if sys.argv[1] == "plain":
-    htcondor2.Schedd(ad).query(tagged, keys)
+    schedd.query(tagged, keys)
 else:
-    tier1_query.answer_demand(request)
+    query.answer_demand(request)
 with open("/proc/self/status") as status:
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 print(time.monotonic() - began, peak)
@@ -128,7 +136,8 @@ def _compare(chain: Chain, title: str) -> list[str]:
         plain.append(_measure(chain, [PYTHON, "-c", PLAIN], plain_env))
         demand.append(_measure(chain, [HTCEBRIDGE, "demand", "--json"], {}))
     mine, theirs = _median(demand), _median(plain)
-    asked = {way: _median([_ask(chain, way, plain_env) for _ in range(ROUNDS)]) for way in ("plain", "demand")}
+    request = chain.bed.on("edge", [PYTHON, "-c", REQUEST], user="leo").stdout
+    asked = {way: _median([_ask(chain, way, request, plain_env) for _ in range(ROUNDS)]) for way in ("plain", "demand")}
     return [
         title,
         " the queries alone",
@@ -154,8 +163,9 @@ def _measure(chain: Chain, command: list[str], env: dict[str, str]) -> Cost:
     return Cost(told["seconds"], told["kilobytes"] / 1024)
 
 
-def _ask(chain: Chain, way: str, env: dict[str, str]) -> Cost:
-    seconds, kilobytes = chain.bed.on("edge", [PYTHON, "-c", QUERY, way], user="leo", env=env).stdout.split()
+def _ask(chain: Chain, way: str, request: str, env: dict[str, str]) -> Cost:
+    done = chain.bed.on("edge", [PYTHON, "-c", QUERY, way], user="leo", env=env, input=request)
+    seconds, kilobytes = done.stdout.split()
     return Cost(float(seconds), float(kilobytes) / 1024)
 
 

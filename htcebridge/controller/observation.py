@@ -85,12 +85,14 @@ class Collector:
 @dataclass(frozen=True)
 class Negotiator:
     """What the Tier-1's negotiator says (demand_source = "negotiator"): `ghosts` are the offline slots that are there,
-    `tracks` what to remember of them, `alarms` where it does not agree with the query."""
+    `tracks` what to remember of them, `alarms` where it does not agree with the query, or why it is not asked.
+    `asked`: it may be shown ghosts."""
 
     ghosts: tuple[Ghost, ...]
     condor_version: str
     tracks: Mapping[str, Track]
     alarms: tuple[str, ...] = ()
+    asked: bool = False
 
 
 @dataclass(frozen=True)

@@ -163,14 +163,16 @@ def read_collector(config: Config) -> pool.PoolView:
 def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> Waiting:
     """What the schedds say. Raises UnknownState if all are silent."""
     schedds = pool.with_absent(config, view.schedds, now, memory.schedds.known)
-    asks_negotiator = config.pressure.demand_source == "negotiator"
+    wants_negotiator = config.pressure.demand_source == "negotiator"
+    refusal = ghost.refusal([each.version for each in view.negotiators]) if wants_negotiator else ""
+    asks_negotiator = wants_negotiator and not refusal
     window_s = ghost.window_s(config, view) if asks_negotiator else None
     answers = ask_schedds(config, schedds, memory.schedds.qdates, now, window_s)
     if not any(answer.error is None for answer in answers):
         raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
     groups = matched(config, schedds, answers, now)
     version = version_of(schedds)
-    says = Negotiator(view.ghosts, version, {})
+    says = Negotiator(view.ghosts, version, {}, (refusal,) if refusal else (), asks_negotiator)
     if asks_negotiator:
         found, tracks = ghost.read(config, view, answers, memory.ghosts, version, now)
         says = replace(says, tracks=tracks, alarms=tuple(ghost_view.disagreements(groups, found)))
@@ -185,11 +187,10 @@ def ask_schedds(
 
     `window_s`: ask also what the negotiator turned away for so long.
     """
-    grant = config.grant
-    tag = pool.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
     if window_s is None and config.pressure.either_only_rejected:
         window_s = _REJECTED_LATELY_S
-    return pool.read_demand(pool.pool_of(config), schedds, tag, known, now - window_s if window_s is not None else None)
+    since = now - window_s if window_s is not None else None
+    return pool.read_demand(pool.pool_of(config), schedds, pool.tag_of(config), known, since)
 
 
 def matched(

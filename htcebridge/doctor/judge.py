@@ -14,6 +14,7 @@ from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
 from htcebridge.doctor.checks import Finding, Problem, Status, finding
 from htcebridge.model import Shape
+from htcebridge.pilot import ghost
 from htcebridge.slurm.limits import SlurmLimits, room
 from htcebridge.tier1.pool import Tagged
 from htcebridge.tier1.tokens import Claims
@@ -48,6 +49,15 @@ def versions(kind: str, about: str, text: str, oldest: tuple[int, int]) -> Findi
     wanted = f"{oldest[0]}.{oldest[1]:02d}" if kind == "Slurm" else f"{oldest[0]}.{oldest[1]}"
     problems = [Problem(Status.WARN, f"older than {wanted}, the oldest that is tested", "update it")] if old else []
     return finding("versions", about, said, problems)
+
+
+def negotiator(condor_versions: Sequence[str]) -> Finding:
+    """Whether the pool's negotiators may be shown offline slots (demand_source = "negotiator")."""
+    refusal = ghost.refusal(condor_versions)
+    if refusal:
+        fix = 'until then set pressure.demand_source = "query", which shows the negotiator nothing'
+        return Finding("negotiator", "", Status.FAIL, refusal, fix)
+    return finding("negotiator", "", "its version may be shown offline slots")
 
 
 def clock(whose: str, ahead_s: int, max_skew_s: float) -> Finding:

@@ -9,6 +9,7 @@ an offline slot is not claimed. `ghost_view` says what can be concluded from it.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from htcebridge.config.paths import EdgePath
@@ -31,6 +32,31 @@ _MIN_LIFETIME_S = 300
 # A negotiator that has ended no cycle for so long is down; its ad is renewed every NEGOTIATOR_UPDATE_INTERVAL (300 s).
 _SILENT_S = 900
 _DEFAULT_PERIOD_S = 60
+
+
+# A match with an offline ad crashes these negotiators, first and last of each (HTCONDOR-2819).
+_CRASHES = (((23, 10, 1), (23, 10, 29)), ((24, 0, 1), (24, 0, 3)), ((24, 1, 1), (24, 3, 0)))
+
+
+def refusal(condor_versions: Sequence[str]) -> str:
+    """Why no negotiator of these versions (CondorVersion of each one's ad) may be shown a ghost; "" if all may.
+
+    One that cannot be seen, or does not say what it is, may be any.
+    """
+    setting = 'demand_source = "negotiator"'
+    if not condor_versions:
+        return f"{setting}: the collector shows no negotiator, whose version must be known; it is not asked"
+    for text in condor_versions:
+        found = re.search(r"\$CondorVersion: (\d+)\.(\d+)\.(\d+)\b", text)
+        if not found:
+            return f"{setting}: the negotiator's ad does not say its version; it is not asked"
+        version = (int(found[1]), int(found[2]), int(found[3]))
+        if any(first <= version <= last for first, last in _CRASHES):
+            return (
+                f"{setting}: HTCondor {'.'.join(found.groups())} of the Tier-1's negotiator crashes when it matches an "
+                "offline slot (HTCONDOR-2819); it is not asked. Update it: 24.0.4, 24.4.0 and later do not"
+            )
+    return ""
 
 
 def advertise(config: Config, condor_version: str, seen: Iterable[pool.Ghost], now: int) -> None:

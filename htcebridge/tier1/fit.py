@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from htcebridge.model import Shape
+from htcebridge.tier1.advalues import MOST, MOST_UNITS, BadValue, number, number_or, whole
 from htcebridge.units import format_duration
 
 if TYPE_CHECKING:
@@ -34,25 +35,34 @@ class Matcher:
         self._pilots = {name: classad2.ClassAd(text) for name, text in pilots.items()}
 
     def fit(self, job_text: str) -> tuple[tuple[str, ...], dict[str, str]]:
-        """The resources that take such a job and that it takes, and for each other one the reason."""
-        job = bindings().ClassAd(job_text)
-        why_not = {name: why for name, pilot in self._pilots.items() if (why := _why_not(job, pilot))}
+        """The resources that take such a job and that it takes, and for each other one the reason. Raises nothing."""
+        try:
+            job = bindings().ClassAd(job_text)
+            why_not = {name: why for name, pilot in self._pilots.items() if (why := _why_not(job, pilot))}
+        except Exception as error:  # whatever this job's ad makes the bindings raise is its own reason, nobody else's
+            return (), dict.fromkeys(self._pilots, f"its ad cannot be evaluated ({type(error).__name__})")
         return tuple(name for name in self._pilots if name not in why_not), why_not
 
 
 def evaluate(job_text: str, walltime: Sequence[str], default_walltime_s: int) -> Job:
-    """What a job asks. Attributes that are missing count as HTCondor counts them: one CPU, no GPU."""
+    """What a job asks. Attributes that are missing count as HTCondor counts them: one CPU, no GPU.
+
+    So does what is no number to count with, or no ad: `Matcher.fit` says so, and takes the job nowhere.
+    """
     classad2 = bindings()
-    ad = classad2.ClassAd(job_text)
+    try:
+        ad = classad2.ClassAd(job_text)
+    except Exception:  # as in `Matcher.fit`
+        ad = classad2.ClassAd()
     ad["PilotJobWall"] = classad2.ExprTree(walltime_expression(walltime, default_walltime_s, scope=""))
     return Job(
         shape=Shape(
-            cpus=_number(ad, "RequestCpus", 1),
-            memory_mb=_number(ad, "RequestMemory", 1),
-            gpus=_number(ad, "RequestGPUs", 0),
-            disk_mb=-(-_number(ad, "RequestDisk", 0) // 1024),
+            cpus=number_or(1, ad, "RequestCpus", MOST_UNITS),
+            memory_mb=number_or(1, ad, "RequestMemory"),
+            gpus=number_or(0, ad, "RequestGPUs", MOST_UNITS),
+            disk_mb=-(-number_or(0, ad, "RequestDisk") // 1024),
         ),
-        walltime_s=_number(ad, "PilotJobWall", default_walltime_s),
+        walltime_s=number_or(default_walltime_s, ad, "PilotJobWall"),
     )
 
 
@@ -77,16 +87,28 @@ def bindings() -> Any:
     return importlib.import_module("classad2")
 
 
-def _number(ad: classad2.ClassAd, name: str, default: int) -> int:
-    value: Any = ad.eval(name) if name in ad else default
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
-
-
 def _why_not(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
     """Empty if job and pilot accept each other, else the first reason that a person understands."""
-    if job.symmetricMatch(pilot):
-        return ""
+    hostile = _hostile(job, pilot)
+    if hostile or job.symmetricMatch(pilot):
+        return hostile
     return _too_big(job, pilot) or _too_long(job, pilot) or _clauses(job, pilot) or "they do not match"
+
+
+def _hostile(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
+    """What the job asks that is no number to plan with: HTCondor would start a job of -1 cores, or of NaN seconds."""
+    try:
+        for name, most in _REQUESTS.items():
+            number(job, name, most=most)
+        walltime = _in_match(pilot, job, "JobWall")
+        if walltime is not None:
+            whole(walltime, "its walltime")
+    except BadValue as bad:
+        return str(bad)
+    return ""
+
+
+_REQUESTS = {"RequestCpus": MOST_UNITS, "RequestMemory": MOST, "RequestGPUs": MOST_UNITS, "RequestDisk": MOST}
 
 
 def _too_big(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
@@ -96,7 +118,7 @@ def _too_big(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
         ("RequestGPUs", "GPUs", 0, "GPUs"),
         ("RequestDisk", "Disk", 0, "KB disk"),
     ):
-        asked, there = _number(job, request, default), _number(pilot, have, 0)
+        asked, there = number(job, request, default), number(pilot, have)
         if asked > there:
             return f"asks {asked} {unit}, a pilot has {there}"
     return ""
@@ -104,9 +126,10 @@ def _too_big(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
 
 def _too_long(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
     walltime = _in_match(pilot, job, "JobWall")
-    longest = _number(pilot, "PilotJobLife", 0)
-    if isinstance(walltime, int) and walltime > longest:
-        return f"runs {format_duration(walltime)}, a pilot gives a job {format_duration(longest)} at most"
+    asked_s = 0 if walltime is None else whole(walltime, "its walltime")
+    longest_s = number(pilot, "PilotJobLife")
+    if asked_s > longest_s:
+        return f"runs {format_duration(asked_s)}, a pilot gives a job {format_duration(longest_s)} at most"
     return ""
 
 

@@ -62,6 +62,12 @@ class Tag:
         return tuple(expression.partition(" ")[0] for expression in self.walltime)
 
 
+def tag_of(config: Config) -> Tag:
+    """How a granted job is known, as the configuration says."""
+    grant = config.grant
+    return Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
+
+
 @dataclass(frozen=True)
 class Schedd:
     """A schedd's ad, as far as it is needed to ask it."""
@@ -97,10 +103,14 @@ class Ghost:
 
 @dataclass(frozen=True)
 class Negotiation:
-    """A negotiator's last cycle: when it ended (seconds since the epoch), and the time from one cycle to the next."""
+    """A negotiator's last cycle: when it ended (seconds since the epoch), and the time from one cycle to the next.
+
+    `version` is its CondorVersion, "" where its ad has none.
+    """
 
     ended: int
     period_s: int
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,7 +232,20 @@ def _read_schedd(
     started = time.monotonic()
     if not schedd.address:
         return ScheddGroups(schedd.name, 0.0, error="not in the collector: is it down?", qdates=known)
-    request = {
+    request = demand_request(schedd, tag, known, refused_since)
+    try:
+        answer = ask(pool, request)
+    except BridgeError as error:
+        return ScheddGroups(schedd.name, time.monotonic() - started, error=str(error), qdates=known)
+    groups = tuple(_job_group(row) for row in answer["groups"])
+    return ScheddGroups(schedd.name, time.monotonic() - started, groups, qdates=answer["qdates"])
+
+
+def demand_request(
+    schedd: Schedd, tag: Tag, known: Mapping[str, int] | None = None, refused_since: int | None = None
+) -> dict[str, Any]:
+    """The question for one schedd's groups, as `ask` takes it; see `read_demand`."""
+    return {
         "ask": "demand",
         "name": schedd.name,
         "address": schedd.address,
@@ -232,15 +255,9 @@ def _read_schedd(
         "vo_attribute": tag.vo_attribute,
         "walltime": tag.walltime_attributes,
         "provenance": tag.provenance,
-        "known": dict(known),
+        "known": dict(known or {}),
         "refused_since": refused_since,
     }
-    try:
-        answer = ask(pool, request)
-    except BridgeError as error:
-        return ScheddGroups(schedd.name, time.monotonic() - started, error=str(error), qdates=known)
-    groups = tuple(_job_group(row) for row in answer["groups"])
-    return ScheddGroups(schedd.name, time.monotonic() - started, groups, qdates=answer["qdates"])
 
 
 def with_absent(config: Config, schedds: Sequence[Schedd], now: int, known: Mapping[str, int]) -> tuple[Schedd, ...]:

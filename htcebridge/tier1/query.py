@@ -12,7 +12,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
+
+from htcebridge.tier1.advalues import MOST, MOST_UNITS, BadValue, evaluated, number_or, text, whole
 
 RESOURCE_ATTRIBUTES = ("Requirements", "RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs")
 
@@ -36,16 +39,13 @@ def answer_pool(request: dict[str, Any]) -> dict[str, Any]:
         [*_POOL_PROJECTION, vo_list],
     )
     by_type: dict[str, list[Any]] = {"Scheduler": [], "Negotiator": [], "ghost": [], "slot": []}
-    for ad in sorted(ads, key=lambda ad: str(ad["Name"])):
-        by_type.get(str(ad["MyType"]), by_type["ghost" if ad.get("IsGhost") is True else "slot"]).append(ad)
+    for ad in sorted(ads, key=lambda ad: text(ad, "Name")):
+        by_type.get(text(ad, "MyType"), by_type["ghost" if _said(ad, "IsGhost") is True else "slot"]).append(ad)
     return {
         "schedds": [_schedd_row(ad) for ad in by_type["Scheduler"]],
         "startds": [_startd_row(ad, vo_list) for ad in by_type["slot"]],
         "ghosts": [_ghost_row(ad) for ad in by_type["ghost"]],
-        "negotiators": [
-            {"ended": _number(ad, "LastNegotiationCycleEnd0"), "period_s": _number(ad, "LastNegotiationCyclePeriod0")}
-            for ad in by_type["Negotiator"]
-        ],
+        "negotiators": [_negotiator_row(ad) for ad in by_type["Negotiator"]],
     }
 
 
@@ -60,28 +60,36 @@ _POOL_PROJECTION = [
 
 
 def _schedd_row(ad: Any) -> dict[str, Any]:
-    return {"name": ad["Name"], "address": ad["MyAddress"], "version": ad["CondorVersion"]}
+    return {"name": text(ad, "Name"), "address": text(ad, "MyAddress"), "version": text(ad, "CondorVersion")}
+
+
+def _negotiator_row(ad: Any) -> dict[str, Any]:
+    return {
+        "ended": _count(ad, "LastNegotiationCycleEnd0"),
+        "period_s": _count(ad, "LastNegotiationCyclePeriod0"),
+        "version": text(ad, "CondorVersion"),
+    }
 
 
 def _startd_row(ad: Any, vo_list: str) -> dict[str, Any]:
     def shape(prefix: str) -> dict[str, int]:
         return {
-            "cpus": _number(ad, f"{prefix}Cpus"),
-            "memory_mb": _number(ad, f"{prefix}Memory"),
-            "gpus": _number(ad, f"{prefix}GPUs"),
-            "disk_mb": _number(ad, f"{prefix}Disk") // 1024,
+            "cpus": _count(ad, f"{prefix}Cpus", MOST_UNITS),
+            "memory_mb": _count(ad, f"{prefix}Memory"),
+            "gpus": _count(ad, f"{prefix}GPUs", MOST_UNITS),
+            "disk_mb": _count(ad, f"{prefix}Disk") // 1024,
         }
 
-    draining = "PilotDraining" in ad and ad.eval("PilotDraining") is True
+    draining = _said(ad, "PilotDraining") is True
     return {
-        "pilot_id": str(ad.get("PilotJobId", "")),
-        "name": str(ad["Name"]),
-        "machine": str(ad.get("Machine", "")),
+        "pilot_id": text(ad, "PilotJobId"),
+        "name": text(ad, "Name"),
+        "machine": text(ad, "Machine"),
         "total": shape("TotalSlot"),
         "free": shape(""),
-        "jobs": _number(ad, "NumDynamicSlots"),
-        "to_die": _number(ad, "GLIDEIN_ToDie"),
-        "accepting": not draining and _number(ad, "GLIDEIN_ToRetire") > _number(ad, "MyCurrentTime"),
+        "jobs": _count(ad, "NumDynamicSlots", MOST_UNITS),
+        "to_die": _count(ad, "GLIDEIN_ToDie"),
+        "accepting": not draining and _count(ad, "GLIDEIN_ToRetire") > _count(ad, "MyCurrentTime"),
         "draining": draining,
         "busy_by_vo": _busy_by_vo(ad, vo_list),
     }
@@ -92,37 +100,51 @@ def _busy_by_vo(ad: Any, vo_list: str) -> dict[str, int]:
 
     The startd makes all its Child lists of one set of slots, in one order (Resource::publishDynamicChildSummaries).
     """
-    vos, cpus = (ad.eval(name) if name in ad else None for name in (vo_list, "ChildCpus"))
+    vos, cpus = (_said(ad, name) for name in (vo_list, "ChildCpus"))
     busy: Counter[str] = Counter()
     if isinstance(vos, list) and isinstance(cpus, list):
         for vo, cores in zip(vos, cpus, strict=False):
-            if isinstance(vo, str) and isinstance(cores, int):
-                busy[vo] += cores
+            if isinstance(vo, str):
+                with suppress(BadValue):
+                    busy[vo] += whole(cores, "ChildCpus", MOST_UNITS)
     return dict(busy)
 
 
 def _ghost_row(ad: Any) -> dict[str, Any]:
     """An offline slot and what the negotiator has written into it (RegisterAttemptedOfflineMatch, matchmaker.cpp)."""
-    records = ad.eval("OfflineMatches") if "OfflineMatches" in ad else []
+    records = _said(ad, "OfflineMatches")
+    matches = (_match(record) for record in (records if isinstance(records, list) else []))
     return {
-        "resource": str(ad.get("PilotResource", "")),
-        "digest": str(ad.get("GhostDigest", "")),
-        "sent": _number(ad, "GhostSent"),
-        "matched": _number(ad, "MachineLastMatchTime"),
-        "matches": [
-            {
-                "address": str(record["Scheduler"]),
-                "autocluster": int(record["AutoclusterID"]),
-                "jobs": int(record["RequestCount"]),
-            }
-            for record in (records if isinstance(records, list) else [])
-        ],
+        "resource": text(ad, "PilotResource"),
+        "digest": text(ad, "GhostDigest"),
+        "sent": _count(ad, "GhostSent"),
+        "matched": _count(ad, "MachineLastMatchTime"),
+        "matches": [match for match in matches if match is not None],
     }
 
 
-def _number(ad: Any, name: str) -> int:
-    value = ad.eval(name) if name in ad else 0
-    return int(value) if isinstance(value, (int, float)) else 0
+def _match(record: Any) -> dict[str, Any] | None:
+    """What the negotiator wrote down; None for what it never writes: whoever may advertise may write such a list."""
+    import classad2
+
+    if not isinstance(record, classad2.ClassAd):
+        return None
+    autocluster, jobs = (number_or(-1, record, name) for name in ("AutoclusterID", "RequestCount"))
+    address = text(record, "Scheduler")
+    return {"address": address, "autocluster": autocluster, "jobs": jobs} if min(autocluster, jobs) >= 0 else None
+
+
+def _count(ad: Any, name: str, most: int = MOST) -> int:
+    """A number of a daemon's ad; 0 where there is none that can be believed."""
+    return number_or(0, ad, name, most)
+
+
+def _said(ad: Any, name: str) -> Any:
+    """What an attribute evaluates to; None where it does not."""
+    try:
+        return evaluated(ad, name)
+    except BadValue:
+        return None
 
 
 def _schedd(request: dict[str, Any]) -> Any:
@@ -148,12 +170,12 @@ def answer_demand(request: dict[str, Any]) -> dict[str, Any]:
     groups: dict[str, dict[str, Any]] = {}
     first_jobs: dict[str, tuple[int, int]] = {}
     for row, cluster in rows:
-        ad, owner, vo = job_part(row, cluster), str(row.get("Owner", "")), str(row.get(request["vo_attribute"], ""))
-        number, count = row.get("AutoClusterId"), int(row["JobCount"])
+        ad, owner, vo = _readable(row, cluster), text(row, "Owner"), text(row, request["vo_attribute"])
+        autocluster, count = row.get("AutoClusterId"), int(row["JobCount"])
         key = hashlib.sha256(f"{ad}\n{owner}\n{vo}".encode()).hexdigest()[:16]
         verdict: dict[str, bool | None] = {"refused": None, "rejected": None}
-        if refused is not None and number is not None:
-            verdict = {"refused": number in refused, "rejected": refused.get(number, False)}
+        if refused is not None and autocluster is not None:
+            verdict = {"refused": autocluster in refused, "rejected": refused.get(autocluster, False)}
         name = f"{key} {verdict}"
         group = groups.setdefault(
             name,
@@ -162,9 +184,9 @@ def answer_demand(request: dict[str, Any]) -> dict[str, Any]:
         )
         group["idle" if row["JobStatus"] == 1 else "running"] += count
         if row["JobStatus"] == 1:
-            if number is not None:
-                group["autoclusters"][number] = group["autoclusters"].get(number, 0) + count
-            first = _first_job(str(row.get("JobIds", "")))
+            if autocluster is not None:
+                group["autoclusters"][autocluster] = group["autoclusters"].get(autocluster, 0) + count
+            first = _first_job(text(row, "JobIds"))
             if first:
                 first_jobs[name] = min(first, first_jobs.get(name, first))
     qdates = _queued_at(schedd, set(first_jobs.values()), request["known"])
@@ -216,9 +238,9 @@ def _refused(schedd: Any, tagged: str, since: int) -> dict[int, bool]:
     refused: dict[int, bool] = {}
     for ad in ads:
         if "AutoClusterId" in ad:
-            number = int(ad["AutoClusterId"])
-            nothing_free = str(ad.get("LastRejMatchReason", "")).startswith(_NOTHING_FREE)
-            refused[number] = refused.get(number, False) or nothing_free
+            autocluster = int(ad["AutoClusterId"])
+            nothing_free = text(ad, "LastRejMatchReason").startswith(_NOTHING_FREE)
+            refused[autocluster] = refused.get(autocluster, False) or nothing_free
     return refused
 
 
@@ -236,6 +258,14 @@ def job_part(row: Any, cluster: Any) -> str:
     return "[ " + " ".join(lines) + " ]"
 
 
+def _readable(row: Any, cluster: Any) -> str:
+    """`job_part`; where the bindings raise, what is no ad: its group alone is then taken nowhere (`matching`)."""
+    try:
+        return job_part(row, cluster)
+    except Exception as error:
+        return f"unreadable: {type(error).__name__}"
+
+
 def _first_job(ids: str) -> tuple[int, int] | None:
     """The lowest job id of a group: the schedd lists its first and its last ("1.0 ... 2.39999")."""
     found = re.match(r"(\d+)\.(\d+)", ids)
@@ -249,7 +279,9 @@ def _queued_at(schedd: Any, jobs: set[tuple[int, int]], known: dict[str, int]) -
     for start in range(0, len(wanted), 200):
         constraint = " || ".join(f"(ClusterId == {c} && ProcId == {p})" for c, p in wanted[start : start + 200])
         for ad in schedd.query(constraint, ["ClusterId", "ProcId", "QDate"]):
-            qdates[_id((ad["ClusterId"], ad["ProcId"]))] = int(ad["QDate"])
+            queued = number_or(-1, ad, "QDate")  # its owner may edit it
+            if queued >= 0:
+                qdates[_id((ad["ClusterId"], ad["ProcId"]))] = queued
     return qdates
 
 
@@ -294,47 +326,49 @@ _HISTORY_PROJECTION = [
 def _job_row(request: dict[str, Any], ad: Any) -> dict[str, Any]:
     import classad2
 
-    def text(*names: str) -> str:
-        values = (ad.eval(name) for name in names if name in ad)
+    def words(*names: str) -> str:
+        values = (_said(ad, name) for name in names)
         return next((str(value) for value in values if isinstance(value, (str, float))), "")
 
     def specs(name: str) -> str:
-        found = ad.eval(name) if name in ad else None
+        found = _said(ad, name)
         if not isinstance(found, classad2.ClassAd):
             return ""
-        return ",".join(f"{key}={value:g}" for key, value in sorted(found.items()) if isinstance(value, (int, float)))
+        values = ((key, _said(found, key)) for key in sorted(found))
+        return ",".join(f"{key}={value:g}" for key, value in values if type(value) in (int, float))
 
-    def whole(*names: str) -> int:
-        return next((number for name in names if (number := _number(ad, name)) > 0), 0)
+    def positive(*names: str) -> int:
+        return next((count for name in names if (count := _count(ad, name)) > 0), 0)
 
+    exit_code = _said(ad, "ExitCode")
     return {
-        "site": text("MachineAttrGLIDEIN_Site0") or request["value"],
-        "resource": text("MachineAttrPilotResource0"),
-        "vo": text(request["vo_attribute"]),
+        "site": words("MachineAttrGLIDEIN_Site0") or request["value"],
+        "resource": words("MachineAttrPilotResource0"),
+        "vo": words(request["vo_attribute"]),
         "schedd": request["name"],
         "job_id": f"{ad['ClusterId']}.{ad['ProcId']}",
-        "global_job_id": text("GlobalJobId"),
-        "ce_job_id": text("RoutedFromJobId"),
-        "owner": text("Owner"),
-        "token_issuer": text("orig_AuthTokenIssuer"),
-        "token_subject": text("orig_AuthTokenSubject", "x509UserProxySubject"),
-        "accounting_group": text("AcctGroup"),
-        "pilot": text("MachineAttrPilotJobId0"),
-        "host": text("LastRemoteHost").rpartition("@")[2],
-        "cores": whole("MachineAttrCpus0", "CpusProvisioned", "RequestCpus"),
-        "memory_mb": whole("MemoryUsage"),
-        "submitted": whole("QDate"),
-        "started": whole("JobCurrentStartDate", "JobStartDate"),
-        "ended": whole("CompletionDate", "EnteredCurrentStatus"),
-        "wall_s": whole("LastRemoteWallClockTime", "RemoteWallClockTime"),
-        "wall_all_s": whole("RemoteWallClockTime"),
-        "cpu_user_s": whole("RemoteUserCpu"),
-        "cpu_system_s": whole("RemoteSysCpu"),
-        "starts": whole("NumShadowStarts"),
-        "status": _STATUS.get(_number(ad, "JobStatus"), str(ad.get("JobStatus"))),
-        "exit_code": int(ad["ExitCode"]) if isinstance(ad.get("ExitCode"), int) else None,
+        "global_job_id": words("GlobalJobId"),
+        "ce_job_id": words("RoutedFromJobId"),
+        "owner": words("Owner"),
+        "token_issuer": words("orig_AuthTokenIssuer"),
+        "token_subject": words("orig_AuthTokenSubject", "x509UserProxySubject"),
+        "accounting_group": words("AcctGroup"),
+        "pilot": words("MachineAttrPilotJobId0"),
+        "host": words("LastRemoteHost").rpartition("@")[2],
+        "cores": positive("MachineAttrCpus0", "CpusProvisioned", "RequestCpus"),
+        "memory_mb": positive("MemoryUsage"),
+        "submitted": positive("QDate"),
+        "started": positive("JobCurrentStartDate", "JobStartDate"),
+        "ended": positive("CompletionDate", "EnteredCurrentStatus"),
+        "wall_s": positive("LastRemoteWallClockTime", "RemoteWallClockTime"),
+        "wall_all_s": positive("RemoteWallClockTime"),
+        "cpu_user_s": positive("RemoteUserCpu"),
+        "cpu_system_s": positive("RemoteSysCpu"),
+        "starts": positive("NumShadowStarts"),
+        "status": _STATUS.get(_count(ad, "JobStatus"), text(ad, "JobStatus")),
+        "exit_code": exit_code if type(exit_code) is int else None,
         "apel_specs": specs("MachineAttrApelSpecs0"),
-        "apel_scaling": text("MachineAttrApelScaling0"),
+        "apel_scaling": words("MachineAttrApelScaling0"),
     }
 
 
@@ -407,9 +441,9 @@ def answer_tagged(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "tags": [
             {
-                "value": str(row[grant]) if grant in row else None,
-                "vo": str(row[vo]) if vo in row else None,
-                "route": str(row["RouteName"]) if "RouteName" in row else None,
+                "value": text(row, grant) if grant in row else None,
+                "vo": text(row, vo) if vo in row else None,
+                "route": text(row, "RouteName") if "RouteName" in row else None,
                 "jobs": int(row["JobCount"]),
             }
             for row in rows
@@ -437,10 +471,10 @@ def main(lines: Iterable[str]) -> int:
     request = json.loads("".join(lines))
     answer = _ANSWERS[request["ask"]]
     try:
-        result = answer(request)
+        result = json.dumps(answer(request))
     except Exception as error:  # the parent reports it: whatever the bindings raise is this daemon's error
-        result = {"error": " ".join(str(error).split()) or type(error).__name__}
-    json.dump(result, sys.stdout)
+        result = json.dumps({"error": " ".join(str(error).split()) or type(error).__name__})
+    sys.stdout.write(result)
     return 0
 
 

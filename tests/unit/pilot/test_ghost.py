@@ -11,10 +11,14 @@ import pytest
 from pydantic import TypeAdapter
 
 from htcebridge.config.tables import Config
+from htcebridge.controller import ads, observe
+from htcebridge.doctor import judge
+from htcebridge.doctor.checks import Status
 from htcebridge.errors import BridgeError, ConfigError, UnknownState
 from htcebridge.model import Group, Shape
 from htcebridge.pilot import ghost, ghost_view
 from htcebridge.pilot.ghost_view import Answer, GhostView, Track, confirmed, disagreements
+from htcebridge.state.memory import Memory
 from htcebridge.tier1 import pool as tier1_pool
 from htcebridge.tier1.pool import Ghost, JobGroup, Matches, Negotiation, PoolView, Schedd, ScheddGroups
 
@@ -174,6 +178,76 @@ def test_a_token_that_others_can_read_is_not_used(config: Config, sent: Sent, ow
     with pytest.raises(ConfigError, match="open to others"):
         ghost.advertise(config, VERSION, [], NOW)
     assert sent.requests == []
+
+
+# --------------------------------------------------------------------------- which negotiator
+
+
+@pytest.mark.parametrize(
+    ("version", "crashes"),
+    [
+        *[("10.3.0", False), ("23.0.28", False), ("23.9.6", False), ("23.10.0", False), ("23.10.1", True)],
+        *[("23.10.18", True), ("23.10.29", True), ("23.10.30", False)],
+        *[("24.0.0", False), ("24.0.1", True), ("24.0.3", True), ("24.0.4", False), ("24.0.17", False)],
+        *[("24.1.0", False), ("24.1.1", True), ("24.2.2", True), ("24.3.0", True), ("24.3.1", False)],
+        *[("24.4.0", False), ("24.12.4", False), ("25.0.1", False), ("25.14.1", False), ("123.10.1", False)],
+    ],
+)
+def test_a_negotiator_that_an_offline_match_crashes_is_not_asked(version: str, crashes: bool) -> None:
+    text = f"$CondorVersion: {version} 2024-12-20 BuildID: 773315 $"
+    refusal = ghost.refusal([VERSION, text])
+    assert bool(refusal) is crashes
+    if crashes:
+        assert f"HTCondor {version} of the Tier-1's negotiator crashes" in refusal
+
+
+@pytest.mark.parametrize("versions", [[], [""], [VERSION, ""], ["24"], ["$CondorVersion: 25 $"], ["25.14.1"]])
+def test_a_negotiator_of_unknown_version_is_not_asked(versions: list[str]) -> None:
+    assert ghost.refusal(versions).endswith("it is not asked")
+
+
+@pytest.mark.parametrize(
+    ("version", "source", "there_already", "advertised", "withdrawn", "problem"),
+    [
+        (VERSION, "negotiator", False, ["dcgp"], False, ""),
+        ("$CondorVersion: 24.0.3 2024-12-20 $", "negotiator", False, [], False, "crashes"),
+        ("$CondorVersion: 24.0.3 2024-12-20 $", "negotiator", True, [], True, "crashes"),
+        ("", "negotiator", True, [], True, "does not say its version"),
+        (None, "negotiator", True, [], True, "shows no negotiator"),
+        ("$CondorVersion: 24.0.3 2024-12-20 $", "query", True, [], True, ""),
+    ],
+)
+def test_a_cycle_shows_ghosts_only_to_a_negotiator_that_lives_through_it(
+    load: Callable[[str], Config],
+    design_example: str,
+    sent: Sent,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str | None,
+    source: str,
+    there_already: bool,
+    advertised: list[str],
+    withdrawn: bool,
+    problem: str,
+) -> None:
+    config = load(design_example.replace("[pressure]", f'[pressure]\ndemand_source = "{source}"'))
+    negotiators = () if version is None else (Negotiation(NOW, 60, version),)
+    old = (there(config),) if there_already else ()
+    pool = PoolView((Schedd("ce01", "<1>", VERSION),), (), old, negotiators)
+    monkeypatch.setattr(tier1_pool, "read_pool", lambda *_: pool)
+    monkeypatch.setattr(tier1_pool, "read_demand", lambda *_: [ScheddGroups("ce01", 0.1)])
+    seen = observe._waiting(config, pool, Memory(), NOW)
+    assert ads.keep_ghosts(config, seen.negotiator, NOW) == []
+    assert sent.advertised == advertised
+    assert bool(sent.gone) is withdrawn
+    assert seen.negotiator is not None
+    assert problem in " ".join(seen.negotiator.alarms)
+    assert bool(seen.negotiator.alarms) is bool(problem)
+
+
+@pytest.mark.parametrize(("version", "status"), [("25.14.1", Status.OK), ("24.3.0", Status.FAIL)])
+def test_the_doctor_says_it_too(version: str, status: Status) -> None:
+    found = judge.negotiator([f"$CondorVersion: {version} 2026-10-16 $"])
+    assert (found.check, found.status, bool(found.fix)) == ("negotiator", status, status is Status.FAIL)
 
 
 # --------------------------------------------------------------------------- reading
