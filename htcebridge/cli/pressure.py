@@ -23,6 +23,7 @@ from htcebridge.pilot import marks, script
 from htcebridge.report import web
 from htcebridge.state import resets
 from htcebridge.state.lock import ControllerLock
+from htcebridge.state.memory import recall
 from htcebridge.units import plural
 
 
@@ -109,14 +110,7 @@ def stop(app: App, reason: str) -> int:
     once if no controller runs. `touch SHARED_DIR/STOP` does the same at the next cycle.
     """
     config = app.config()
-    for directory in _shared(config):
-        marks.make_if_new(directory)
-        already = marks.read_stop([directory])
-        if already:
-            click.echo(f"was stopped already: {already}")
-        else:
-            marks.set_stop(directory, reason or "htcebridge pressure stop")
-            click.echo(f"stopped: {marks.stop_mark(directory)}")
+    failed = _set_stop(config, reason or "htcebridge pressure stop")
     _log(app, config)
     try:
         with ControllerLock(config) as lock:
@@ -128,15 +122,46 @@ def stop(app: App, reason: str) -> int:
         why = "; ".join(result.problems)
         raise BridgeError(f"STOP is set, and pilots will see it; pending ones are not cancelled yet: {why}")
     cancelled = sum(len(each.cancel) for each in result.plan.resources.values())
+    failed += [result.unfinished] if result.unfinished else []
+    if failed:
+        raise BridgeError(f"STOP is set, and not everybody is reached: {'; '.join(failed)}")
     click.echo(f"{plural(cancelled, 'pending pilot')} cancelled; running ones finish their jobs and leave")
     return ExitCode.OK
+
+
+def _set_stop(config: Config, why: str) -> list[str]:
+    """Set it in every shared directory. Returns where that failed and why; raises BridgeError if it did everywhere."""
+    if not config.resources:
+        raise ConfigError("no [resource.NAME] in the configuration: nothing to stop")
+    failed: dict[str, BridgeError] = {}
+    done: set[Path] = set()
+    for resource in config.resources.values():
+        try:
+            directory = resource.shared_dir.path
+            if directory in done:
+                continue
+            marks.make_if_new(directory)
+            already = marks.read_stop([directory])
+            if not already:
+                marks.set_stop(directory, why)
+            click.echo(f"was stopped already: {already}" if already else f"stopped: {marks.stop_mark(directory)}")
+            done.add(directory)
+        except BridgeError as error:
+            failed[str(resource.shared_dir)] = error
+    if not done:
+        raise next(iter(failed.values()))
+    return [str(error) for error in failed.values()]
 
 
 @command.command()
 @click.pass_obj
 def resume(app: App) -> int:
     """Lift the kill switch. Pilots that have not left yet take jobs again."""
-    lifted = [directory for directory in _shared(app.config()) if marks.lift_stop(directory)]
+    config = app.config()
+    # The controller looks where an earlier configuration had it, too.
+    earlier = {Path(each) for each in recall(config).upkeep.shared if Path(each).is_dir()}
+    ours = {each.shared_dir.path for each in config.resources.values()}
+    lifted = [directory for directory in sorted(ours | earlier) if marks.lift_stop(directory)]
     for directory in lifted:
         click.echo(f"lifted: {marks.stop_mark(directory)}")
     if not lifted:
@@ -164,12 +189,6 @@ def reset(app: App, resource: str) -> int:
 
 def _log(app: App, config: Config) -> None:
     logs.setup(config.log.file.path if config.log.file else None, config.log.format, app.verbosity)
-
-
-def _shared(config: Config) -> list[Path]:
-    if not config.resources:
-        raise ConfigError("no [resource.NAME] in the configuration: nothing to stop")
-    return sorted({each.shared_dir.path for each in config.resources.values()})
 
 
 def as_document(decision: Plan, now: float) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def safety(config: Config, near: Near, memory: Memory) -> Done:
             )
             logs.event("disabled", logging.ERROR, resource=name, why=why, pilots=ids)
     except BridgeError as error:
-        done = replace(done, unfinished=True, problems=(*done.problems, str(error)))
+        done = replace(done, unfinished=str(error), problems=(*done.problems, str(error)))
     return done
 
 
@@ -109,10 +109,11 @@ def _executors(config: Config, jobs: Iterable[SlurmJob], memory: Memory) -> list
     """Manual glideins that run, and look at no mark: told once, for they may take their time."""
     ours = {name for name, resource in config.resources.items() if resource.executor is not None}
     known = memory.pilots.seen
+    theirs = {id_ for id_, each in known.items() if each.executor}
     return [
         job.id
         for job in jobs
-        if job.resource in ours
+        if (job.resource in ours or job.id in theirs)
         and stage_of(job.state) is Stage.RUNNING
         and not (job.id in known and known[job.id].cancelled)
     ]

@@ -66,7 +66,7 @@ def cycle(config: Config, lock: ControllerLock, record: Path | None = None) -> C
     result = _kept(config, before, found, memory, plan_id, time.monotonic() - began, problems)
     if found.situation is not None:
         resets.done(config, seen.resets)
-    return result
+    return replace(result, unfinished=safe.unfinished)
 
 
 def _act(config: Config, seen: Observation, found: Decision, plan_id: str, lock: ControllerLock, safe: Done) -> Done:
@@ -102,7 +102,9 @@ def _kept(
     if found.situation is None:
         code = ExitCode.TEMPFAIL
     said = (*problems, *kept.problems)
-    return CycleResult(found.plan, plan_id, said, code, seconds, found.situation, kept.core_s, kept.memory)
+    return CycleResult(
+        found.plan, plan_id, said, code, seconds, found.situation, core_s=kept.core_s, memory=kept.memory
+    )
 
 
 def _record(
@@ -121,7 +123,7 @@ def _record(
 def _log(plan_id: str, seen: Observation, before: Memory, found: Decision) -> None:
     for name in seen.resets if found.situation is not None else ():
         logs.event("reset by request", resource=name)
-    for what, facts in _unknown(seen):
+    for what, facts in _unknown(seen) if found.situation is not None else ():
         logs.event(what, logging.WARNING, **facts)
     known = {each.id for each in before.pilots.ended}
     for ended in found.memory.pilots.ended:
@@ -132,7 +134,7 @@ def _log(plan_id: str, seen: Observation, before: Memory, found: Decision) -> No
 
 def _unknown(seen: Observation) -> Iterator[tuple[str, dict[str, object]]]:
     """What could not be read and does not stop a cycle."""
-    if seen.ends.unknown and seen.near.queue.value is not None:
+    if seen.ends.unknown:
         yield "outcomes are not known yet", {"why": seen.ends.unknown}
     for id_, words in seen.words.items():
         if words.unknown:

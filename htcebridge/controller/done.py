@@ -31,5 +31,5 @@ class Done:
     misbilled: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     """Sentences for a person."""
-    unfinished: bool = False
-    """Slurm did not answer the safety path: nothing else is done then."""
+    unfinished: str = ""
+    """Why the safety path did not come to its end: nothing else is done then."""

@@ -14,15 +14,15 @@ _CHECK_CODES = range(10, 30)
 STARVED_CYCLES = 3
 
 
-def classify(ended: Ended, seen: Seen, own_uid: int, said: OutcomeLine | None, executor: bool) -> EndedPilot:
+def classify(ended: Ended, seen: Seen, own_uid: int, said: OutcomeLine | None) -> EndedPilot:
     """The outcome of one ended pilot.
 
-    Of two sources the one that was nearer counts: the pilot knows whether it ran jobs, Slurm why it ended. `executor`:
-    a manual glidein, of which only the exit code is known.
+    Of two sources the one that was nearer counts: the pilot knows whether it ran jobs, Slurm why it ended. Of a manual
+    glidein only the exit code is known.
     """
     joined = seen.joined if seen.joined is not None else (ended.started if said and said.joined else None)
     worked = seen.worked or (said is not None and said.jobs > 0)
-    outcome = _outcome(ended, seen, own_uid, said, executor, joined is not None, worked)
+    outcome = _outcome(ended, seen, own_uid, said, joined is not None, worked)
     if outcome is Outcome.RAN and joined is None:
         joined = ended.started
     code = said.code if said else ended.exit_code
@@ -51,7 +51,6 @@ def _outcome(
     seen: Seen,
     own_uid: int,
     said: OutcomeLine | None,
-    executor: bool,
     joined: bool,
     worked: bool,
 ) -> Outcome:
@@ -66,10 +65,10 @@ def _outcome(
     if end is End.NODE_FAILED:
         return Outcome.NODE_FAILED
     if end is End.TIMED_OUT:
-        return Outcome.TIMED_OUT if joined or executor else Outcome.NEVER_JOINED
+        return Outcome.TIMED_OUT if joined or seen.executor else Outcome.NEVER_JOINED
     if end is not End.EXITED:
         return Outcome.UNKNOWN
-    if executor:
+    if seen.executor:
         return Outcome.RAN if ended.state == "COMPLETED" else Outcome.NEVER_JOINED
     if worked:
         return Outcome.RAN

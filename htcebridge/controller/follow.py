@@ -38,8 +38,8 @@ def follow(
     followed = listed(before, entries, pilots)
     for pilot in pilots:
         if pilot.job.id in followed:
-            followed[pilot.job.id] = _as_it_is(followed[pilot.job.id], pilot, seen)
-    ended, node_s = _ends(config, followed, pilots, seen)
+            followed[pilot.job.id] = _as_it_is(config, followed[pilot.job.id], pilot, seen)
+    ended, node_s = _ends(followed, pilots, seen)
     settled = {each.id for each in ended}
     after = Pilots(
         seen={id_: each for id_, each in followed.items() if id_ not in settled},
@@ -80,8 +80,9 @@ def gone(followed: Mapping[str, Seen], pilots: Iterable[Pilot]) -> list[str]:
     return [id_ for id_, each in followed.items() if id_ in over or each.absent >= _GONE_AFTER]
 
 
-def _as_it_is(so_far: Seen, each: Pilot, seen: Observation) -> Seen:
+def _as_it_is(config: Config, so_far: Seen, each: Pilot, seen: Observation) -> Seen:
     job, startd, now = each.job, each.startd, seen.now
+    resource = config.resources.get(job.resource)
     joined = so_far.joined
     if joined is None and each.phase is PilotPhase.JOINED:
         joined = now
@@ -97,6 +98,7 @@ def _as_it_is(so_far: Seen, each: Pilot, seen: Observation) -> Seen:
         worked=so_far.worked or (startd is not None and startd.jobs > 0),
         starved=starved,
         busy_by_vo=startd.busy_by_vo if startd else so_far.busy_by_vo,
+        executor=resource.executor is not None if resource is not None else so_far.executor,
     )
 
 
@@ -113,7 +115,7 @@ def _would_take(free: Shape, life_s: int, resource: str, demand: Demand) -> bool
 
 
 def _ends(
-    config: Config, followed: Mapping[str, Seen], pilots: Sequence[Pilot], seen: Observation
+    followed: Mapping[str, Seen], pilots: Sequence[Pilot], seen: Observation
 ) -> tuple[list[EndedPilot], Mapping[str, int]]:
     """What became of those that are gone.
 
@@ -130,10 +132,8 @@ def _ends(
         if end is None and seen.ends.unknown and job is not None:
             end = _by_squeue(job, seen.now)
         if end is not None:
-            resource = config.resources.get(each.resource)
-            executor = resource is not None and resource.executor is not None
             said = seen.words[id_].value if id_ in seen.words else None
-            ended.append(classify(end, each, seen.near.uid, said, executor))
+            ended.append(classify(end, each, seen.near.uid, said))
             node_s[each.resource] += end.node_seconds
         elif each.absent >= (_GIVE_UP_AFTER if each.started is not None else _GIVE_UP_A_PENDING_ONE_AFTER):
             ended.append(_unknown(id_, each, seen.now))

@@ -53,7 +53,10 @@ def learn(config: Config, before: Memory, pilots: Sequence[Pilot], seen: Observa
 
 
 def _shared(seen: Observation, before: Memory) -> tuple[str, ...]:
-    return seen.near.marks.value.shared if seen.near.marks.value else before.upkeep.shared
+    """The directories that are in use, and earlier ones while any pilot of before may look there."""
+    marks = seen.near.marks.value
+    now = marks.shared if marks else ()
+    return tuple(dict.fromkeys((*now, *before.upkeep.shared))) if before.pilots.seen or not now else now
 
 
 def _schedds(config: Config, before: Schedds, seen: Observation) -> Schedds:

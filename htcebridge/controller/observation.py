@@ -31,12 +31,11 @@ class Source(Generic[T]):
 
 @dataclass(frozen=True)
 class Marks:
-    """What lies on the shared file system. `drained` are resources that an admin drains, `tail` our own marks.
+    """The drain marks on the shared file system. `drained` are resources that an admin drains, `tail` our own marks.
 
     `shared`: the shared directories that were looked at.
     """
 
-    stop: str | None = None
     drained: Mapping[str, str] = field(default_factory=dict)
     tail: frozenset[str] = frozenset()
     shared: tuple[str, ...] = ()
@@ -44,13 +43,14 @@ class Marks:
 
 @dataclass(frozen=True)
 class Near:
-    """What lies nearest: marks, squeue and our own ledger. The safety path needs nothing else.
+    """What lies nearest: kill switch, squeue and our own ledger, all that the safety path needs; and the drain marks.
 
-    `uid` is the user of controller and pilots.
+    `uid` is the user of controller and pilots. The kill switch has no value while it is off.
     """
 
     now: int
     uid: int
+    kill_switch: Source[str]
     marks: Source[Marks]
     queue: Source[Queue]
     ledger: Source[tuple[Entry, ...]]
@@ -58,7 +58,7 @@ class Near:
     @property
     def stop(self) -> str | None:
         """Why nothing may run, while the kill switch is on."""
-        return self.marks.value.stop if self.marks.value else None
+        return self.kill_switch.value
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -150,7 +150,8 @@ class Observation:
     @property
     def held(self) -> str | None:
         """Why nothing can be decided. With the kill switch on marks and squeue are enough."""
-        needed: list[Source[object]] = [self.near.marks, self.near.queue]  # type: ignore[list-item]
+        needed: list[Source[object]] = [self.near.kill_switch, self.near.queue]  # type: ignore[list-item]
         if self.near.stop is None:
-            needed += [self.near.ledger, self.collector, self.waiting, *self.spent.values()]  # type: ignore[list-item]
+            needed += [self.near.marks, self.near.ledger]  # type: ignore[list-item]
+            needed += [self.collector, self.waiting, *self.spent.values()]  # type: ignore[list-item]
         return next((source.unknown for source in needed if source.unknown), None)

@@ -37,15 +37,18 @@ T = TypeVar("T")
 
 def near(config: Config, memory: Memory) -> Near:
     """Marks, squeue, ledger. Raises ConfigError for what only the admin can mend."""
-    if not config.resources:
-        raise ConfigError("no [resource.NAME] in the configuration: nothing to start pilots on")
     now = int(time.time())
     slurm = Slurm(config.pressure.instance)
+    kill_switch = _read(now, lambda: _kill_switch(config, memory))
+    if kill_switch.value is None and not config.resources:
+        raise ConfigError("no [resource.NAME] in the configuration: nothing to start pilots on")
+    accounts = _shared_accounts(memory) if kill_switch.value is None else []
     return Near(
         now=now,
         uid=os.getuid(),
-        marks=_read(now, lambda: _marks(config, memory)),
-        queue=_read(now, lambda: slurm.queue(_shared_accounts(memory))),
+        kill_switch=kill_switch,
+        marks=_read(now, lambda: _marks(config, memory)) if kill_switch.value is None else Source(now, Marks()),
+        queue=_read(now, lambda: slurm.queue(accounts)),
         ledger=_read(now, lambda: tuple(Ledger(config).entries())),
     )
 
@@ -59,7 +62,7 @@ def observe(config: Config, memory: Memory, near: Near) -> Observation:
         ends=Source(near.now, unknown="slurmdbd was not asked"),
         resets=resets.requested(config),
     )
-    if near.marks.value is None or near.queue.value is None:
+    if near.kill_switch.unknown or near.marks.unknown or near.queue.value is None:
         return nothing
     seen = nothing
     if near.stop is None:
@@ -83,14 +86,38 @@ def _read(now: int, ask: Callable[[], T | None]) -> Source[T]:
 
 def shared_directories(config: Config, memory: Memory) -> list[Path]:
     """Where the pilots of this configuration look for marks. One that was never there is left out: a first cycle finds
-    none. Where the file system itself is missing the directory above is not there either."""
-    paths = {each.shared_dir.path for each in config.resources.values()}
-    known = memory.upkeep.shared
-    return sorted(path for path in paths if path.exists() or str(path) in known or not path.parent.is_dir())
+    none. Where the file system itself is missing the directory above is not there either. Raises ConfigError."""
+    return sorted({path for each in config.resources.values() if _may_hold(path := each.shared_dir.path, memory)})
+
+
+def _may_hold(path: Path, memory: Memory) -> bool:
+    return path.exists() or str(path) in memory.upkeep.shared or not path.parent.is_dir()
+
+
+def _kill_switch(config: Config, memory: Memory) -> str | None:
+    """The kill switch in words, None if it is off. Raises BridgeError if it cannot be seen.
+
+    It is looked for where an earlier configuration had it, too, as long as that is there: pilots still look there. One
+    resource's mistake does not hide the others' STOP.
+    """
+    places = {Path(each) for each in memory.upkeep.shared if os.path.isdir(each)}
+    wrong: ConfigError | None = None
+    for resource in config.resources.values():
+        try:
+            path = resource.shared_dir.path
+        except ConfigError as error:
+            wrong = error
+            continue
+        if _may_hold(path, memory):
+            places.add(path)
+    said = marks.read_stop(sorted(places))
+    if wrong is not None and said is None:
+        raise wrong
+    return said
 
 
 def _marks(config: Config, memory: Memory) -> Marks:
-    """What lies on the shared file system. Raises BridgeError if it cannot be seen: no answer is not no mark."""
+    """The drain marks. Raises BridgeError if they cannot be seen: no answer is not no mark."""
     drained: dict[str, str] = {}
     tail: set[str] = set()
     shared = shared_directories(config, memory)
@@ -101,7 +128,6 @@ def _marks(config: Config, memory: Memory) -> Marks:
             drained[mark.name] = f"{mark.who}: {mark.why}"
     names = {marks.resource_mark(config.pressure.instance, name): name for name in config.resources}
     return Marks(
-        stop=marks.read_stop(shared),
         drained={names[mark]: why for mark, why in drained.items() if mark in names},
         tail=frozenset(tail),
         shared=tuple(map(str, shared)),

@@ -47,7 +47,7 @@ def build(
         limits={name: _limits(config, name, view, verdicts.get(name, Health())) for name in config.resources},
         policy=policy(config),
         streaks=memory.resources.streaks,
-        stop=marks.stop,
+        stop=seen.near.stop,
     )
     return situation, tuple(_alarms(memory, verdicts, seen))
 

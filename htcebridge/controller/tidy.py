@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from htcebridge.config.tables import Config
-from htcebridge.controller import leftovers
+from htcebridge.controller import leftovers, observe
 from htcebridge.controller.observation import Near
 from htcebridge.errors import BridgeError
 from htcebridge.history import recording
@@ -26,7 +25,7 @@ def tidy(config: Config, near: Near, memory: Memory) -> tuple[Memory, list[str]]
     if now - memory.upkeep.pruned < _EVERY_S:
         return memory, []
     try:
-        for directory in map(Path, memory.upkeep.shared):
+        for directory in observe.shared_directories(config, memory):
             marks.sweep(directory, near.listed, now)
             prune_logs(directory, _KEEP_LOGS_DAYS, _KEEP_LOGS_BYTES, near.listed)
         for scratch in {each.job_scratch for each in config.resources.values() if each.job_scratch}:

@@ -21,6 +21,8 @@ class CycleResult:
     seconds: float = 0.0
     """How long it took."""
     situation: Situation | None = None
+    unfinished: str = ""
+    """Why the safety path (kill switch, pilots under a wrong account) did not come to its end."""
     core_s: Used | None = None
     """Core-seconds of all time by (resource, VO, use); None where the history could not be written."""
     memory: Memory = field(default_factory=Memory)

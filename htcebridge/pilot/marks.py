@@ -81,10 +81,19 @@ def resource_mark(instance: str, resource: str) -> str:
 def read_stop(shared_dirs: Iterable[Path]) -> str | None:
     """The kill switch in words: where, who, when, why; None if it is off in all of these directories.
 
-    Raises UnknownState where that cannot be known: a directory that is gone or unreadable is never "off".
+    It is on if it is so in one of them, whatever the others are. Raises UnknownState where it is on in none that can be
+    seen, and one cannot: a directory that is gone or unreadable is never "off".
     """
-    stops = [_stop_in(directory) for directory in dict.fromkeys(shared_dirs)]
-    return "; ".join(stop for stop in stops if stop) or None
+    stops, unseen = [], None
+    for directory in dict.fromkeys(shared_dirs):
+        try:
+            stops.append(_stop_in(directory))
+        except UnknownState as error:
+            unseen = unseen or error
+    said = "; ".join(stop for stop in stops if stop)
+    if unseen is not None and not said:
+        raise unseen
+    return said or None
 
 
 def set_stop(shared_dir: Path, why: str) -> None:

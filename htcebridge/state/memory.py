@@ -46,6 +46,8 @@ class Seen:
     absent: int = 0
     busy_by_vo: Mapping[str, int] = field(default_factory=dict)
     """VO -> cores that its jobs held when it was last seen in the pool."""
+    executor: bool = False
+    """A manual glidein: it looks at no mark."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class Submissions:
 class Upkeep:
     """Owner: `controller.cycle`. When Slurm was last asked, and when old logs and marks were last removed.
 
-    `shared`: shared directories that were there: one that is gone may have had the kill switch in it.
+    `shared`: shared directories that were there, those of an earlier configuration while its pilots live: one that is
+    gone may have had the kill switch in it.
     """
 
     looked: int = 0

@@ -92,7 +92,7 @@ def waiting(*groups: Group) -> Demand:
 
 
 def seen(idle: int = 14 * 20, entries: Iterable[Entry] = (), marks: Marks = Marks()) -> Observation:  # noqa: B008
-    near = Near(NOW, 1000, Source(NOW, marks), Source(NOW, Queue((), ())), Source(NOW, tuple(entries)))
+    near = Near(NOW, 1000, Source(NOW), Source(NOW, marks), Source(NOW, Queue((), ())), Source(NOW, tuple(entries)))
     return Observation(
         near,
         collector=Source(NOW, Collector((), frozenset())),
@@ -457,6 +457,61 @@ def test_the_kill_switch_needs_marks_and_squeue_alone(
     assert not world.asked("sbatch")
 
 
+def test_stop_counts_in_an_earlier_shared_directory_while_pilots_live(
+    config: Config, world: World, shared: Path, tmp_path: Path
+) -> None:
+    world.queue(row("5_1", "PENDING"))
+    once(config)
+    moved = with_resource(config, shared_dir=expand(str(tmp_path / "work/elsewhere"), "shared_dir"))
+    once(moved)
+    marks.set_stop(shared, "who does not know of the edit")
+    assert "5_1" not in world.asked("scancel")
+    assert any("who does not know of the edit" in problem for problem in once(moved).problems)
+    assert "5_1" in world.asked("scancel")
+    world.queue()
+    marks.lift_stop(shared)
+    for _ in range(6):
+        once(moved)
+    assert recall(moved).upkeep.shared == (str(tmp_path / "work/elsewhere"),)
+
+
+def test_one_directorys_stop_counts_though_another_cannot_be_named(
+    two: Config, world: World, shared: Path, load: Callable[[str], Config]
+) -> None:
+    lost = two.resources["zweite"].model_copy(update={"shared_dir": expand("$NOT_SET/htcebridge", "shared_dir")})
+    config = two.model_copy(update={"resources": {**two.resources, "zweite": lost}})
+    with pytest.raises(ConfigError, match="NOT_SET"):
+        once(config)
+    marks.set_stop(shared, "now")
+    world.queue(row("5_1", "PENDING"))
+    assert any("stopped" in problem for problem in once(config).problems)
+    assert "5_1" in world.asked("scancel")
+
+
+def test_stop_holds_though_every_resource_has_left_the_configuration(
+    config: Config, world: World, shared: Path
+) -> None:
+    world.queue(row("5_1", "PENDING"))
+    once(config)
+    marks.set_stop(shared, "now")
+    once(config.model_copy(update={"resources": {}}))
+    assert "5_1" in world.asked("scancel")
+
+
+def test_a_manual_glidein_of_a_resource_that_is_gone_is_told_once(
+    two: Config, world: World, shared: Path, tmp_path: Path
+) -> None:
+    manual = two.resources["dcgp"].model_copy(update={"executor": expand("/x/glidein", "executor"), "mode": "constant"})
+    world.queue(row("5_1", "RUNNING"))
+    once(two.model_copy(update={"resources": {**two.resources, "dcgp": manual}}))
+    marks.set_stop(shared, "now")
+    without = two.model_copy(update={"resources": {"zweite": two.resources["zweite"]}})
+    once(without)
+    once(without)
+    assert world.asked("scancel").splitlines().count("5_1") == 1
+    assert "--signal=USR1" in world.asked("scancel")
+
+
 def test_misbilled_pilots_are_cancelled_before_a_token_is_looked_at(config: Config, world: World, token: Path) -> None:
     result = once(config)
     world.queue(row("4711_1", "RUNNING", result.plan_id, account="paying"))
@@ -502,7 +557,7 @@ def test_a_shared_directory_that_was_there_and_is_gone_holds_the_cycle(
     once(config)
     submitted = world.asked("sbatch")
     shared.rename(shared.with_name("hidden"))
-    assert "drain marks" in str(once(config).plan.held)
+    assert "kill switch" in str(once(config).plan.held)
     assert world.asked("sbatch") == submitted
 
 

@@ -252,19 +252,19 @@ WORKED = replace(JOINED, worked=True)
     ],
 )
 def test_each_end_has_its_outcome(said_by_slurm: Ended, seen: Seen, said: OutcomeLine | None, outcome: Outcome) -> None:
-    assert classify(said_by_slurm, seen, UID, said, executor=False).outcome is outcome
+    assert classify(said_by_slurm, seen, UID, said).outcome is outcome
 
 
 def test_a_state_that_is_not_known_stays_visible() -> None:
-    assert classify(slurm_says("WHATEVER"), WORKED, UID, None, executor=False).said == "Slurm's state WHATEVER"
+    assert classify(slurm_says("WHATEVER"), WORKED, UID, None).said == "Slurm's state WHATEVER"
 
 
 def test_a_manual_glidein_is_judged_by_its_exit_code_alone() -> None:
-    assert classify(slurm_says("COMPLETED"), NOTHING, UID, None, executor=True).outcome is Outcome.RAN
-    assert classify(slurm_says("FAILED"), NOTHING, UID, None, executor=True).outcome is Outcome.NEVER_JOINED
+    assert classify(slurm_says("COMPLETED"), replace(NOTHING, executor=True), UID, None).outcome is Outcome.RAN
+    assert classify(slurm_says("FAILED"), replace(NOTHING, executor=True), UID, None).outcome is Outcome.NEVER_JOINED
 
 
 @pytest.mark.parametrize(("cycles", "starved"), [(2, False), (3, True)])
 def test_a_pilot_starves_only_if_jobs_waited_for_it_for_some_cycles(cycles: int, starved: bool) -> None:
     seen = replace(JOINED, starved=cycles)
-    assert classify(slurm_says("COMPLETED"), seen, UID, None, executor=False).starved is starved
+    assert classify(slurm_says("COMPLETED"), seen, UID, None).starved is starved
