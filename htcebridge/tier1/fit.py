@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from htcebridge.model import Shape
 from htcebridge.tier1.advalues import MOST, MOST_UNITS, BadValue, number, number_or, whole
+from htcebridge.tier1.pool import CONDOR_CONFIG
 from htcebridge.units import format_duration
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def bindings() -> Any:
 
     Measured with 25.14. No configuration of this machine's is read.
     """
-    os.environ.setdefault("CONDOR_CONFIG", "/dev/null")
+    os.environ.setdefault("CONDOR_CONFIG", str(CONDOR_CONFIG))
     importlib.import_module("htcondor2")
     return importlib.import_module("classad2")
 

@@ -25,6 +25,10 @@ from htcebridge.model import Shape, Startd
 from htcebridge.tier1 import tokens
 
 
+# Neither this machine's configuration nor ~/.condor/user_config, which an empty file would let in.
+CONDOR_CONFIG = Path(__file__).with_name("condor_config")
+
+
 @dataclass(frozen=True)
 class Pool:
     """Where the Tier-1 is and how it is read. `timeout_s` is each daemon's own deadline."""
@@ -340,7 +344,7 @@ def _environment(pool: Pool) -> dict[str, str]:
         # Queries that no token allows end here, instead of filing a token request with the Tier-1.
         "AUTO_REQUEST_TOKENS": "False",
     }
-    return {**kept, "CONDOR_CONFIG": "/dev/null", **{f"_CONDOR_{name}": value for name, value in knobs.items()}}
+    return {**kept, "CONDOR_CONFIG": str(CONDOR_CONFIG), **{f"_CONDOR_{name}": value for name, value in knobs.items()}}
 
 
 def _startd(row: dict[str, Any]) -> Startd:

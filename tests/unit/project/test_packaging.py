@@ -89,7 +89,7 @@ def test_a_wheel_has_every_template_module_and_the_command(wheel_file: Path) -> 
         modules = {str(path.relative_to(ROOT)) for path in (ROOT / "htcebridge").rglob("*.py")}
         assert modules <= names
         page = {f"htcebridge/report/page/page.{kind}" for kind in ("html.j2", "css", "js")}
-        assert {"htcebridge/py.typed", *page} <= names
+        assert {"htcebridge/py.typed", "htcebridge/tier1/condor_config", *page} <= names
         assert not any(name.startswith("tests/") for name in names)
         (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
         assert "htcebridge = htcebridge.cli:main" in wheel.read(entry_points).decode()

@@ -12,7 +12,7 @@ import pytest
 from htcebridge.errors import ConfigError, ExitCode, UnknownState
 from htcebridge.tier1 import pool as tier1_pool
 from htcebridge.tier1 import query as tier1_query
-from htcebridge.tier1.pool import Pool, Schedd, Tag
+from htcebridge.tier1.pool import CONDOR_CONFIG, Pool, Schedd, Tag
 from htcebridge.tier1.query import quote
 from htcebridge.tier1.tokens import check_directory, check_secret
 
@@ -124,7 +124,8 @@ def child_environment(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_child_sees_no_configuration_of_the_machine(child_environment: dict[str, str], tokens: Path) -> None:
-    assert child_environment["CONDOR_CONFIG"] == "/dev/null"
+    assert child_environment["CONDOR_CONFIG"] == str(CONDOR_CONFIG)
+    assert "USER_CONFIG_FILE =\n" in CONDOR_CONFIG.read_text()
     assert child_environment["_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS"] == "IDTOKENS"
     assert child_environment["_CONDOR_SEC_TOKEN_DIRECTORY"] == str(tokens)
     assert child_environment["_CONDOR_COLLECTOR_HOST"] == "cm.example.org"
