@@ -24,7 +24,6 @@ from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.model import Shape, Startd
 from htcebridge.tier1 import tokens
 
-
 # Neither this machine's configuration nor ~/.condor/user_config, which an empty file would let in.
 CONDOR_CONFIG = Path(__file__).with_name("condor_config")
 
