@@ -15,14 +15,13 @@ from htcebridge.controller.observe import Observation
 from htcebridge.controller.situation import fingerprint
 from htcebridge.errors import UnknownState
 from htcebridge.model import EndedPilot, Wait
+from htcebridge.pilot.exit_codes import PilotExit
 from htcebridge.slurm.commands import Slurm
 from htcebridge.state.ledger import Entry, unsettled
 from htcebridge.state.memory import Clock, Disabled, Memory, ReadLimits, recall, remember
 
 # Limits of QOS and associations change by an admin's hand.
 _LIMITS_LAST_S = 900
-# The pilot's own: Slurm has it under another account, partition or QOS (docs/pilot.md).
-_BILLED_WRONGLY = 16
 
 
 def learn(
@@ -128,7 +127,7 @@ def _disabled(config: Config, memory: Memory, seen: Observation, ended: Sequence
     causes += [
         (each.resource, f"pilot {each.id} ended itself: {each.said}")
         for each in ended
-        if each.exit_code == _BILLED_WRONGLY
+        if each.exit_code == PilotExit.BILLED_OTHERWISE
     ]
     for name, why in causes:
         if name in config.resources and name not in disabled:
