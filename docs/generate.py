@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md and the tables of docs/metrics.md from the code: python docs/generate.py"""
+"""Writes configuration.md and the tables of metrics.md and pilot.md from the code: python docs/generate.py"""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from htcebridge.config import tables as config_tables
 from htcebridge.config import types as config_types
 from htcebridge.config.paths import EdgePath
 from htcebridge.metrics import table as metrics_table
+from htcebridge.pilot.exit_codes import PilotExit
 
 TARGET = Path(__file__).with_name("configuration.md")
 METRICS = Path(__file__).with_name("metrics.md")
+PILOT = Path(__file__).with_name("pilot.md")
 
 # What the named types of the model are to a person. Told apart by the validators that they carry.
 _NAMED: tuple[tuple[Any, str], ...] = (
@@ -178,7 +180,8 @@ def main() -> int:
     """Write the files. Returns the exit code."""
     TARGET.write_text(render(), encoding="utf-8")
     METRICS.write_text(with_metrics(METRICS.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"Wrote {TARGET} and {METRICS}")
+    PILOT.write_text(with_exit_codes(PILOT.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"Wrote {TARGET}, {METRICS} and {PILOT}")
     return 0
 
 
@@ -188,16 +191,27 @@ def render() -> str:
 
 
 def with_metrics(page: str) -> str:
-    """metrics.md with its tables as they are now: what stands between the two marks is replaced."""
+    """metrics.md with its tables as they are now."""
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for metric in metrics_table.TABLE:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.says} |")
     rows += ["", "A summary NAME is the two series NAME_sum and NAME_count.", "", "| label | values |", "|---|---|"]
     rows += [f"| `{label}` | {says} |" for label, says in metrics_table.LABELS.items()]
+    return _between_marks(page, "metrics", rows)
+
+
+def with_exit_codes(page: str) -> str:
+    """pilot.md with its table of exit codes as it is now."""
+    rows = ["| exit code | meaning | whose fault | what to do |", "|---|---|---|---|"]
+    rows += [f"| {each.value} | {each.says}{each.more} | {each.fault} | {each.hint} |" for each in PilotExit]
+    return _between_marks(page, "exit codes", rows)
+
+
+def _between_marks(page: str, name: str, rows: Iterable[str]) -> str:
     tables = "\n".join(rows)
     return re.sub(
-        r"(<!-- metrics: [^\n]*-->\n).*?(<!-- end -->)",
+        rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)",
         lambda found: f"{found[1]}{tables}\n{found[2]}",
         page,
         flags=re.DOTALL,

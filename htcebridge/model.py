@@ -335,12 +335,25 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Fault(StrEnum):
+    """Who is to blame for the end of a pilot."""
+
+    NODE = "the node"
+    """Another one may do."""
+    CONFIGURATION = "the configuration"
+    """This resource's, its token's or the cluster's: no other node would change it."""
+    POOL = "the pool"
+    """The Tier-1: no other node would change it."""
+    UNCLEAR = "unclear"
+    NOBODY = "nobody"
+
+
 @dataclass(frozen=True)
 class EndedPilot:
     """An ended pilot and what became of it. Times in seconds since the epoch; None: it never came to that.
 
-    `exit_code` is the pilot script's (docs/pilot.md lists them), `said` its own last line or Slurm's state where it
-    is one that this version does not know.
+    `exit_code` is the pilot script's (pilot/exit_codes.py lists them), `said` its own last line or Slurm's state where
+    it is one that this version does not know.
     """
 
     id: str

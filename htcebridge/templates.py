@@ -1,7 +1,8 @@
 """Renders ce_routes/, startd_configs/ and slurm_scripts/ (Jinja2, strict about undefined names).
 
 Every value that comes from the configuration passes a quoting filter where it is used: `sh` in shell, `classad`
-in ClassAd expressions, `condor` in HTCondor configuration, `heredoc` for a file that a script writes.
+in ClassAd expressions, `condor` in HTCondor configuration, `heredoc` for a file that a script writes. `aligned` is for
+a block of facts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("ce_routes", "startd_configs", "slurm_scripts")
 OWN = "own"
+_COMMENTS_AT = 46
 
 
 def render(template: str, own: Path | None = None, **values: object) -> str:
@@ -136,6 +138,12 @@ def node_path(value: object) -> str:
     return f"${{{found[1]}:-/tmp}}" + (shlex.quote(found[2]) if found[2] else "")
 
 
+def aligned(value: object) -> str:
+    """Shell lines with their comments below each other, as far as the lines are not too long for that."""
+    cut = [line.rpartition("  # ") for line in str(value).split("\n")]
+    return "\n".join(f"{code.ljust(_COMMENTS_AT)}{mark}{comment}" if mark else comment for code, mark, comment in cut)
+
+
 @cache
 def _environment(own: Path | None = None) -> Environment:
     from jinja2 import BaseLoader, Environment, FileSystemLoader, PackageLoader, PrefixLoader, StrictUndefined
@@ -156,5 +164,5 @@ def _environment(own: Path | None = None) -> Environment:
     )
     environment.filters.update(sh=lambda value: shlex.quote(str(value)), classad=classad_string)
     environment.filters.update(sbatch=sbatch_path, condor=condor_value, condor_classad=condor_classad)
-    environment.filters.update(heredoc=heredoc, node_path=node_path)
+    environment.filters.update(heredoc=heredoc, node_path=node_path, aligned=aligned)
     return environment

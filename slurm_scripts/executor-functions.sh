@@ -1,7 +1,18 @@
 # shellcheck shell=bash disable=SC2034,SC2317
-# What executor.sh.j2 calls; put into it as it stands. $MASTER is the executor's process, and its group.
+# What executor-main.sh calls; put into the script as it stands. $MASTER is the executor's process, and its group.
 
 LOGGER='' LOG_BYTES=1000000
+
+# Executors call what stands beside them as ./NAME, and leave files where they stand: here both are on the node.
+bring_executor() {
+  mkdir -p "$PILOT_DIR"/{work,tmp,log} || finish "$EXIT_NO_SCRATCH" "no scratch space in $SCRATCH"
+  if [ ! -f "$PILOT_EXECUTOR" ] || [ ! -x "$PILOT_EXECUTOR" ]; then
+    finish "$EXIT_NO_EXECUTOR" "the executor $PILOT_EXECUTOR is not there, or not executable"
+  fi
+  cd "$PILOT_DIR/work" || finish "$EXIT_NO_SCRATCH" "no scratch space in $SCRATCH"
+  ln -s -- "${PILOT_EXECUTOR%/*}"/* .
+  export TMPDIR=$PILOT_DIR/tmp PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}
+}
 
 # start_executor FILE: in a process group of its own, so that nothing of it is left behind. Without `set -m` bash would
 # start it with SIGINT and SIGQUIT ignored, for itself and all it starts.
@@ -45,17 +56,15 @@ close_log() {
   fi
 }
 
-# leave REASON: tell the executor, give it VACATE_S seconds, and end. All of it in the trap: what a `wait` returns that a
+# leave REASON: tell the executor, give it PILOT_VACATE_S seconds, and end. All of it in the trap: what a `wait` returns that a
 # signal has cut short is not to be relied on (-1 in bash 5.2), and a signal just before it would cut nothing short.
 leave() {
   trap '' TERM INT USR1
+  because "$1"
   say "leaving: $1"
   tell_to_end "$MASTER"
-  end_all "$VACATE_S"
-  if [ -s "$PILOT_DIR/announced" ]; then
-    finish 0 "Slurm announced the end at $(cat "$PILOT_DIR/announced")"
-  fi
-  finish 0 "$1"
+  end_all "$PILOT_VACATE_S"
+  finish "$EXIT_GOOD" "$WHY"
 }
 
 # tell_to_end PID: TERM to this one process, which is to end what it runs. A wrapper without a trap dies of it and

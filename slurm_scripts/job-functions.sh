@@ -1,11 +1,23 @@
 # shellcheck shell=bash disable=SC2034,SC2317
-# What every Slurm job of ours calls; put into its script as it stands.
+# What every Slurm job of ours calls; put into its script as it stands. WHY says why this pilot ends.
 
 say() { printf '%s %s\n' "$(date +%FT%T)" "$*"; }
 
+# because REASON: why this pilot ends. The first reason is the reason; and what Slurm announced to the sentinel, with
+# its time, came before anything that this script hears of it.
+because() {
+  [ -z "$WHY" ] || return 0
+  WHY=$1
+  if [ -s "$PILOT_DIR/announced" ]; then
+    WHY="Slurm announced the end at $(cat "$PILOT_DIR/announced")"
+    LEFT=$(date -d "$(cat "$PILOT_DIR/announced")" +%s)
+  fi
+}
+
 # finish CODE REASON: the exit code that sacct keeps, and why. docs/pilot.md lists the codes.
 finish() {
-  REASON=$2
+  trap '' TERM INT USR1
+  because "$2"
   exit "$1"
 }
 
@@ -13,15 +25,37 @@ finish() {
 # (htcebridge/pilot/logs.py).
 conclude() {
   say "htcebridge-outcome code=$1 joined=$2 jobs=$3${4:+ evicted=$4 core_s=$5 lost_core_s=$6}" \
-    "reason=${REASON:-the script ended unexpectedly}"
+    "reason=${WHY:-the script ended unexpectedly}"
+}
+
+# Sets who this pilot is and where it runs.
+who_and_where() {
+  PILOT_ID=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:?not inside a Slurm job}}
+  [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || PILOT_ID=${PILOT_ID}_$SLURM_ARRAY_TASK_ID
+  NODE=$(hostname -s)
+  USER=$(id -un)
+  HOME=$(getent passwd "$USER" | cut -d: -f6)
+  export USER HOME LANG=C
+  PILOT_DIR=$SCRATCH/htcebridge-$PILOT_ID
+  JOB_DIR=$JOB_SCRATCH/htcebridge-$PILOT_ID
+  export PILOT_ID PILOT_DIR SCRATCH JOB_SCRATCH
 }
 
 # billed_as ACCOUNT QOS PARTITION: end here if Slurm bills this job to something else. slurmdbd keeps accounts and
 # QOSes in lower case; a cluster without accounting sets no variable to compare.
 billed_as() {
   local account=${SLURM_JOB_ACCOUNT:-$1} qos=${SLURM_JOB_QOS:-$2} partition=${SLURM_JOB_PARTITION:-$3}
-  [ "${account,,} ${qos,,} $partition" = "${1,,} ${2,,} $3" ] \
-    || finish 16 "billed to account $account, QOS $qos, partition $partition instead of $1, $2, $3"
+  [ "${account,,} ${qos,,} $partition" = "${1,,} ${2,,} $3" ] || finish "$EXIT_BILLED_OTHERWISE" \
+    "billed to account $account, QOS $qos, partition $partition instead of $1, $2, $3"
+}
+
+# Sets STARTED, ENDS and TO_DIE, seconds since the epoch. The end is what Slurm gave: --time-min may have shrunk what
+# was asked.
+how_long() {
+  STARTED=$(date +%s)
+  ENDS=$(end_of_job) || finish "$EXIT_NO_END" "Slurm does not say when this job ends"
+  TO_DIE=$((ENDS - PILOT_MARGIN_S))
+  [ "$((TO_DIE - STARTED))" -ge 60 ] || finish "$EXIT_TOO_SHORT" "only $((ENDS - STARTED)) s left"
 }
 
 # Seconds since the epoch at which Slurm ends this job. SLURM_JOB_END_TIME is there since 23.02.
@@ -58,7 +92,7 @@ leave_early() {
     if [ -z "$CHECKING" ] || ! kill -TERM "$CHECKING" 2> /dev/null; then break; fi
     sleep 0.1
   done
-  finish 0 "$1 before it joined"
+  finish "$EXIT_GOOD" "$1 before it joined"
 }
 
 # taken_back: whether Slurm is ending this job, when what it runs has ended as if by itself. Where Slurm signals every
@@ -84,16 +118,17 @@ own_directories() {
     mkdir -m 700 "$JOB_DIR" 2> /dev/null || no_directory "$JOB_DIR"
     MADE+=("$JOB_DIR")
   fi
-  mkdir "$PILOT_DIR/checks" || no_directory "$PILOT_DIR/checks"
 }
 
 no_directory() {
-  [ ! -e "$1" ] || finish 13 "$1 is there already"
-  finish 13 "no scratch space: $1 cannot be made"
+  [ ! -e "$1" ] || finish "$EXIT_NO_SCRATCH" "$1 is there already"
+  finish "$EXIT_NO_SCRATCH" "no scratch space: $1 cannot be made"
 }
 
 # A check of the site's own ends with any code; those of docs/pilot.md are kept, so that they mean what they say there.
-check_code() { if [ "$1" -ge 11 ] && [ "$1" -le 28 ]; then echo "$1"; else echo 29; fi; }
+check_code() {
+  if [ "$1" -ge "$FIRST_OF_CHECKS" ] && [ "$1" -le "$LAST_OF_CHECKS" ]; then echo "$1"; else echo "$EXIT_OWN_CHECK_FAILED"; fi
+}
 
 # set_since BEFORE: names of the exported variables that are new or changed since `export -p | sort` gave that.
 set_since() {

@@ -1,12 +1,33 @@
 # shellcheck shell=bash disable=SC2016,SC2034,SC2317
-# What pilot.sh.j2 calls; put into it as it stands.
+# What pilot-main.sh calls; put into the script as it stands.
 
 # leave SIGNAL REASON: tell condor_master, and nobody else. A raw signal to a payload would complete its job.
 leave() {
-  WHY=$2
+  because "$2"
   LEFT=${LEFT:-$(date +%s)}
-  say "leaving: $WHY"
+  say "leaving: $2"
   [ -z "$MASTER" ] || kill "-$1" "$MASTER" 2> /dev/null
+}
+
+# Whether condor_master has ended because it was told to, by whomever.
+told_to_leave() {
+  [ -z "$WHY" ] || return 0
+  if drained; then
+    because "drained ($(drain_reason))"
+  elif [ -s "$PILOT_DIR/announced" ] || taken_back; then
+    because 'Slurm takes the node back'
+  fi
+  [ -n "$WHY" ]
+}
+
+# ended_by_itself CODE: condor_master has, with this code.
+ended_by_itself() {
+  [ "$(deaths_of_startd)" -lt 3 ] || finish "$EXIT_DAEMON_DIED" "condor_startd died $(deaths_of_startd) times"
+  case $1 in
+    0 | 99) joined || finish "$EXIT_NEVER_SEEN" "left without having been seen in the collector" ;;
+    *) finish "$EXIT_DAEMON_DIED" "condor_master ended with code $1" ;;
+  esac
+  finish "$EXIT_GOOD" "idle or at the end of its life"
 }
 
 # Whatever happens, no process and no file stays on the node; the logs of a failed pilot go to the shared directory.
@@ -48,7 +69,6 @@ jobs_started() { cat "$PILOT_DIR"/log/StartLog* 2> /dev/null | grep -c 'Changing
 work_done() {
   local since=${LEFT:-${TO_DIE:-0}}
   [ "$since" -le "${TO_DIE:-0}" ] || since=$TO_DIE
-  if [ -s "$PILOT_DIR/announced" ]; then since=$(date -d "$(cat "$PILOT_DIR/announced")" +%s); fi
   cat "$PILOT_DIR"/log/startd_history* 2> /dev/null | awk -v since="$since" '
     $1 == "CompletionDate" { ended = $3 }
     $1 == "JobCurrentStartDate" { started = $3 }
@@ -63,7 +83,7 @@ work_done() {
     END { printf "%d %d %d\n", evicted, all, lost }'
 }
 
-# watch INSTANCE.RESOURCE: what neither condor_master nor the startd does by itself, until the pilot ends. It must not
+# watch: what neither condor_master nor the startd does by itself, until the pilot ends. It must not
 # hang with the shared file system, so each look at the marks is a process of its own, one at a time.
 watch() {
   local look='' seconds=0 told
@@ -71,7 +91,7 @@ watch() {
   while sleep 5; do
     seconds=$((seconds + 5))
     if [ "$((seconds % 15))" -eq 0 ] && ! { [ -n "$look" ] && kill -0 "$look" 2> /dev/null; }; then
-      look_for_marks "$1" &
+      look_for_marks &
       look=$!
     fi
     if [ "$(what_to_tell)" != "$told" ] && [ -e "$PILOT_DIR/log/.master_address" ]; then
@@ -100,19 +120,19 @@ in_collector() {
   [ -n "$(timeout 10 condor_status -limit 1 -constraint "PilotJobId =?= \"$PILOT_ID\"" -af Name 2> /dev/null)" ]
 }
 
-# look_for_marks INSTANCE.RESOURCE: leave in drain.conf, for the startd, what the marks in the shared directory say.
+# look_for_marks: leave in drain.conf, for the startd, what the marks in the shared directory say.
 # Returns 1 if the directory is gone; then what was seen last stays.
 look_for_marks() {
   local reason='' ad known
-  if [ -e "$SHARED_DIR/STOP" ]; then
+  if [ -e "$PILOT_SHARED_DIR/STOP" ]; then
     reason='stop'
-  elif [ -e "$SHARED_DIR/drain/$1" ]; then
+  elif [ -e "$PILOT_SHARED_DIR/drain/$PILOT_INSTANCE.$PILOT_RESOURCE" ]; then
     reason='resource'
-  elif [ -e "$SHARED_DIR/drain/$PILOT_ID" ]; then
+  elif [ -e "$PILOT_SHARED_DIR/drain/$PILOT_ID" ]; then
     reason='pilot'
-  elif [ -e "$SHARED_DIR/drain/$PILOT_ID.tail" ]; then
+  elif [ -e "$PILOT_SHARED_DIR/drain/$PILOT_ID.tail" ]; then
     reason='tail'
-  elif [ ! -d "$SHARED_DIR/logs" ]; then
+  elif [ ! -d "$PILOT_SHARED_DIR/logs" ]; then
     # Slurm writes this pilot's log there: no mark is seen because nothing is.
     return 1
   fi
@@ -141,6 +161,13 @@ say_goodbye() {
   done
 }
 
+# Sets CPUS and MEMORY_MB, that of the jobs.
+what_slurm_gave() {
+  CPUS=${SLURM_CPUS_ON_NODE:-$(nproc)}
+  MEMORY_MB=$(($(memory_given) - PILOT_MEMORY_RESERVE_MB))
+  [ "$MEMORY_MB" -gt 0 ] || finish "$EXIT_TOO_LITTLE_MEMORY" "Slurm gave less memory than memory_reserve"
+}
+
 # MB that this job may use: what Slurm says, or less where a cgroup says less.
 memory_given() {
   local given limit group directory
@@ -167,11 +194,80 @@ memory_given() {
   echo "$given"
 }
 
+# The startd's directories, the token and HTCondor itself.
+bring_condor() {
+  forget_knobs
+  mkdir -p "$PILOT_DIR"/{log,lock,spool,tokens.d,passwords.d} "$JOB_DIR/execute" \
+    || finish "$EXIT_NO_SCRATCH" "no scratch space in $SCRATCH"
+  cp "$PILOT_TOKEN_FILE" "$PILOT_DIR/tokens.d/pilot" \
+    || finish "$EXIT_NO_TOKEN" "the token $PILOT_TOKEN_FILE cannot be read"
+  chmod 600 "$PILOT_DIR/tokens.d/pilot"
+  token_outlives "$PILOT_DIR/tokens.d/pilot" "$ENDS" \
+    || finish "$EXIT_TOKEN_EXPIRES" "the token $PILOT_TOKEN_FILE expires before this pilot ends"
+  find_condor
+}
+
+# HTCondor from where PILOT_CONDOR says: tarball:FILE is unpacked, cvmfs:DIRECTORY is used as it is, system is the node's.
+find_condor() {
+  local path=${PILOT_CONDOR#*:}
+  case $PILOT_CONDOR in
+    tarball:*)
+      mkdir "$PILOT_DIR/condor"
+      tar -xf "$path" -C "$PILOT_DIR/condor" --strip-components=1 || finish "$EXIT_NO_HTCONDOR" "no HTCondor in $path"
+      use_condor "$PILOT_DIR/condor"
+      ;;
+    cvmfs:*) use_condor "$path" ;;
+    *) use_condor /usr ;;
+  esac
+  command -v condor_master > /dev/null || finish "$EXIT_NO_HTCONDOR" "condor_master is not on PATH ($PILOT_CONDOR)"
+}
+
+# The startd's configuration: what only the node knows, then what the resource says, then what the checks find out with
+# HTCondor in place.
+configure_condor() {
+  local address apptainer='' found
+  export CONDOR_CONFIG=$PILOT_DIR/condor_config
+  write_configuration
+  address=$(address_towards "${PILOT_COLLECTOR%%:*}")
+  [ -z "$PILOT_APPTAINER" ] || apptainer=$(command -v "$PILOT_APPTAINER")
+  cat - "$PILOT_DIR/startd.conf" > "$CONDOR_CONFIG" << END_OF_FACTS
+PILOT_DIR = $PILOT_DIR
+JOB_DIR = $JOB_DIR
+PILOT_ID = $PILOT_ID
+PILOT_NODE = $NODE
+PILOT_USER = $USER
+PILOT_DOMAIN = pilot-${PILOT_ID//_/-}.$PILOT_SITE.invalid
+RELEASE_DIR = $CONDOR
+BIN = $CONDOR/bin
+SBIN = $CONDOR/sbin
+LIB = $CONDOR_LIB
+LIBEXEC = $CONDOR_LIBEXEC
+NUM_CPUS = $CPUS
+MEMORY = $MEMORY_MB
+DISK = $(disk_for_jobs)
+SINGULARITY = $apptainer
+${address:+NETWORK_INTERFACE = $address}
+${JOB_VARIABLES:+JOB_INHERITS_STARTER_ENVIRONMENT = $JOB_VARIABLES}
+GLIDEIN_ToDie = $TO_DIE
+GLIDEIN_ToRetire = $((TO_DIE - 60))
+PilotJobId = "$PILOT_ID"
+PilotStarted = $STARTED
+PilotEnds = $ENDS
+GLIDEIN_SiteWMS_JobId = "$SLURM_JOB_ID"
+GLIDEIN_SiteWMS_Slot = "$NODE"
+GLIDEIN_SiteWMS_Queue = "${SLURM_JOB_PARTITION:-}"
+PILOT_ATTRS = GLIDEIN_ToDie GLIDEIN_ToRetire PilotJobId PilotStarted PilotEnds GLIDEIN_SiteWMS_JobId GLIDEIN_SiteWMS_Slot GLIDEIN_SiteWMS_Queue
+END_OF_FACTS
+  run_checks 'checks/[5-9]*'
+  found=$(found_by_checks)
+  printf '%s\nSTARTD_ATTRS = $(STARTD_ATTRS) %s\n' "$found" "$(names_of "$found")" >> "$CONDOR_CONFIG"
+}
+
 # KB free for the jobs' directories, or as many as the resource has where the file system has more: two pilots may share it.
 disk_for_jobs() {
   local free
   read -r _ _ _ free _ < <(df -Pk "$JOB_DIR" | tail -n 1)
-  if [ "$free" -lt "$1" ]; then echo "$free"; else echo "$1"; fi
+  if [ "$free" -lt "$PILOT_DISK_KB" ]; then echo "$free"; else echo "$PILOT_DISK_KB"; fi
 }
 
 # address_towards HOST: the address of this node from which HOST is reached. InfiniBand is an interface too.

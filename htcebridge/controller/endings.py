@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from htcebridge.model import EndedPilot, Outcome
+from htcebridge.pilot import exit_codes
 from htcebridge.pilot.logs import OutcomeLine
 from htcebridge.slurm.states import End, state_of
 from htcebridge.slurm.text import Ended
 from htcebridge.state.memory import Seen
 
-# The pilot's own checks, before it joins (docs/pilot.md). 30 is condor_master's death.
-_CHECK_CODES = range(10, 30)
 # Cycles without a job, while jobs waited that fit, after which an idle pilot is called starved.
 STARVED_CYCLES = 3
 
@@ -77,7 +76,7 @@ def _outcome(
     code = said.code if said else ended.exit_code
     if said is None and not joined and ended.state == "COMPLETED":
         return Outcome.UNKNOWN  # neither its log nor what was seen of it is there any more
-    if not joined or code in _CHECK_CODES:
+    if not joined or exit_codes.before_joining(code):
         return Outcome.NEVER_JOINED
     return Outcome.NEVER_MATCHED
 

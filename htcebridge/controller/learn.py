@@ -11,6 +11,7 @@ from htcebridge.controller import follow, submissions
 from htcebridge.controller.done import Done
 from htcebridge.controller.observation import Observation, Source
 from htcebridge.model import EndedPilot, Pilot, Wait
+from htcebridge.pilot.exit_codes import PilotExit
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.slurm.text import Answer
 from htcebridge.state.memory import (
@@ -28,8 +29,6 @@ from htcebridge.state.memory import (
 
 # Limits of QOS and associations change by an admin's hand.
 _LIMITS_LAST_S = 900
-# The pilot's own: Slurm has it under another account, partition or QOS (docs/pilot.md).
-_BILLED_WRONGLY = 16
 # How long a resource pauses when Slurm refuses it, by how often in a row.
 _LIMIT_PAUSE_S = (900, 1800, 3600)
 _BACK_OFF_PAUSE_S = (60, 120, 300, 900, 1800)
@@ -134,7 +133,7 @@ def _disabled(
     causes += [
         (each.resource, f"pilot {each.id} ended itself: {each.said}")
         for each in ended
-        if each.exit_code == _BILLED_WRONGLY
+        if each.exit_code == PilotExit.BILLED_OTHERWISE
     ]
     for name, why in causes:
         if name in config.resources and name not in disabled:

@@ -13,6 +13,7 @@ from htcebridge.controller import follow, submissions
 from htcebridge.controller.observation import Marks, Observation
 from htcebridge.model import Cap, Cut, Limits, Pilot, PilotPhase, Policy, Shape, Situation
 from htcebridge.pilot import script
+from htcebridge.pilot.exit_codes import FAULTS
 from htcebridge.plan.health import Health, Rules, health
 from htcebridge.slurm.limits import SlurmLimits, room
 from htcebridge.slurm.text import OtherJob
@@ -28,6 +29,7 @@ def build(
 ) -> tuple[Situation, tuple[str, ...]]:
     """What the planner sees, and the alarms for a person. `memory` has learnt from `seen`."""
     rules = Rules(
+        faults=FAULTS,
         window_s=int(config.pressure.outcome_window.total_seconds()),
         quarantine_s=int(config.pressure.quarantine.total_seconds()),
         boot_timeout_s=int(config.pressure.boot_timeout.total_seconds()),

@@ -15,6 +15,7 @@ from htcebridge import trusted
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
 from htcebridge.errors import ConfigError
+from htcebridge.pilot.exit_codes import PilotExit
 from htcebridge.templates import render
 
 
@@ -30,6 +31,7 @@ def files(config: Config, resource: Resource, own: Path | None) -> dict[str, str
             config=config,
             resource=resource,
             seconds=lambda duration: int(duration.total_seconds()),
+            exit_codes=PilotExit,
         )
         for name in _ours(resource)
     }

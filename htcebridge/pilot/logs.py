@@ -1,6 +1,6 @@
 """The pilots' logs in `shared_dir`/logs: how a pilot itself says that it ended, and how long its log is kept.
 
-`conclude` in slurm_scripts/job-functions.sh writes the line; docs/pilot.md lists the codes.
+`conclude` in slurm_scripts/job-functions.sh writes the line; exit_codes.py lists the codes.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from htcebridge.errors import ConfigError
 from htcebridge.model import Limits, Shape
 from htcebridge.pilot import checks as pilot_checks
 from htcebridge.pilot import siteconf
+from htcebridge.pilot.exit_codes import OF_CHECKS, PilotExit
 from htcebridge.slurm.text import format_minutes
 from htcebridge.templates import OWN, classad_string, render, stray_blocks
 from htcebridge.tier1.fit import walltime_expression
@@ -201,6 +202,8 @@ def _startd_template(resource: Resource) -> tuple[str, Path | None]:
 def script(config: Config, name: str) -> str:
     """The sbatch script of this resource's pilots, complete: exactly what Slurm gets. Raises ConfigError."""
     resource = resource_of(config, name)
+    kind = "pilot" if resource.executor is None else "executor"
+    parts = ("job-functions", f"{kind}-functions", f"{kind}-main")
     common: dict[str, Any] = {
         "config": config,
         "resource": resource,
@@ -212,6 +215,10 @@ def script(config: Config, name: str) -> str:
         "log_dir": resource.shared_dir.path / "logs",
         "checks": _checks(config, resource),
         "job_scratch": resource.job_scratch.path if resource.job_scratch else None,
+        "parts": parts,
+        "constant": "".join(render(f"slurm_scripts/{part}.sh") for part in parts),
+        "exit_codes": tuple(PilotExit),
+        "of_checks": OF_CHECKS,
     }
     if resource.executor is not None:
         return render("slurm_scripts/executor.sh.j2", **common, executor=resource.executor.path)
@@ -219,8 +226,6 @@ def script(config: Config, name: str) -> str:
         "slurm_scripts/pilot.sh.j2",
         **common,
         token_file=resource.token_file.path,
-        condor_kind=resource.condor.partition(":")[0],
-        condor_path=resource.condor.partition(":")[2],
         startd_config=startd_config(config, name),
         siteconf=siteconf.files(config.data),
         node_name=re.sub(r"[^A-Za-z0-9-]", "-", config.grant.value),

@@ -10,36 +10,35 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from htcebridge.model import Cap, Cut, EndedPilot, LivePilot, Outcome
+from htcebridge.model import Cap, Cut, EndedPilot, Fault, LivePilot, Outcome
 from htcebridge.units import plural
 
 # A resource pauses after so many failures in a row, longer with each further one (HyperQueue's steps, one more first).
 BACK_OFF_AFTER = 3
 BACK_OFF_S = (60, 300, 900, 1800, 3600)
-# A node is bad when this many of its pilots failed in a row. One is enough where the pilot blames the node (CVMFS,
-# scratch, setup, shared_dir, network, clock, GPUs, a check of the site's own) or never reached the pool, while another
-# one joined elsewhere: in an outage nobody joins. Each further failure doubles the time, up to 8 times.
+# A node is bad when this many of its pilots failed in a row. One is enough where the pilot blames the node or never
+# reached the pool, while another one joined elsewhere: in an outage nobody joins. Each further failure doubles the
+# time, up to 8 times.
 FAILURES_OF_A_BAD_NODE = 2
-_NEVER_SEEN = -1
-_THE_NODE = {11, 13, 17, 19, 23, 24, 25, 27, 29, 31, _NEVER_SEEN}
 _MOST_DOUBLINGS = 3
 # A bad node is met again when the next burst comes, perhaps days later: its failures are remembered for so long.
 NODE_MEMORY_S = 7 * 24 * 3600
 # More are no black holes but a problem of the resource; and sbatch's --exclude has a length.
 MOST_EXCLUDED = 50
 
-# Exit codes of the pilot's script that no other node would change (docs/pilot.md): HTCondor, token, billing, memory,
-# executor.
-_NOT_THE_NODE = {12, 14, 15, 16, 18, 20, 21, 22, 28}
+# What no other node would change.
+_NOT_THE_NODE = {Fault.CONFIGURATION, Fault.POOL}
 _FAILED = {Outcome.NEVER_JOINED, Outcome.NODE_FAILED}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """`window_s`: how far back anything but a node's failures counts. `quarantine_s`: how long a bad node is excluded
-    at first; 0: never. `boot_timeout_s`: a pilot that has not joined by then has failed, though it may still run.
+    """`faults`: who is to blame for an exit code of a pilot's script. `window_s`: how far back anything but a node's
+    failures counts. `quarantine_s`: how long a bad node is excluded at first; 0: never. `boot_timeout_s`: a pilot that
+    has not joined by then has failed, though it may still run.
     """
 
+    faults: Mapping[int, Fault]
     window_s: int = 24 * 3600
     quarantine_s: int = 6 * 3600
     boot_timeout_s: int = 900
@@ -98,10 +97,9 @@ def _verdict(ended: Sequence[EndedPilot], live: Sequence[LivePilot], now: int, r
 
 @dataclass(frozen=True)
 class _Failure:
-    """How a pilot failed. `code` is its script's exit code; 0 where there is none, `_NEVER_SEEN` if it ran for longer
-    than boot_timeout and did not join."""
+    """How a pilot failed. One that ran for longer than boot_timeout and did not join blames its node."""
 
-    code: int
+    fault: Fault
     said: str
     started: int
 
@@ -124,12 +122,13 @@ def _events(ended: Sequence[EndedPilot], live: Sequence[LivePilot], now: int, ru
         if pilot.outcome in _FAILED:
             started = pilot.started if pilot.started is not None else pilot.ended
             late = pilot.joined is None and pilot.ended - started >= rules.boot_timeout_s
-            code = _NEVER_SEEN if late and not pilot.exit_code else pilot.exit_code
-            yield _Event(pilot.ended, pilot.node, _Failure(code, pilot.said or str(pilot.outcome), started))
+            known = rules.faults.get(pilot.exit_code, Fault.UNCLEAR)
+            fault = Fault.NODE if late and not pilot.exit_code else known
+            yield _Event(pilot.ended, pilot.node, _Failure(fault, pilot.said or str(pilot.outcome), started))
     for lost in live:
         deadline = lost.started + rules.boot_timeout_s
         if lost.joined is None and deadline < now:
-            yield _Event(deadline, lost.node, _Failure(_NEVER_SEEN, "not joined within boot_timeout", lost.started))
+            yield _Event(deadline, lost.node, _Failure(Fault.NODE, "not joined within boot_timeout", lost.started))
 
 
 def _trailing(events: Sequence[_Event]) -> list[_Event]:
@@ -188,7 +187,7 @@ def _quarantine(events: Sequence[_Event], now: int, rules: Rules) -> dict[str, s
             by_node.setdefault(event.node, []).append(event)
     bad: list[tuple[int, str, str]] = []
     for node, own in by_node.items():
-        failures = [event for event in _trailing(own) if event.failure and event.failure.code not in _NOT_THE_NODE]
+        failures = [event for event in _trailing(own) if event.failure and event.failure.fault not in _NOT_THE_NODE]
         enough = 1 if any(_blames_the_node(event, events) for event in failures) else FAILURES_OF_A_BAD_NODE
         if len(failures) < enough:
             continue
@@ -204,7 +203,7 @@ def _quarantine(events: Sequence[_Event], now: int, rules: Rules) -> dict[str, s
 
 def _blames_the_node(event: _Event, events: Iterable[_Event]) -> bool:
     """Whether this failure alone says that the node is bad: others joined elsewhere at the same time."""
-    if event.failure is None or event.failure.code not in _THE_NODE:
+    if event.failure is None or event.failure.fault is not Fault.NODE:
         return False
     return any(
         not other.failure and other.node != event.node and event.failure.started - 900 <= other.when <= event.when

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from htcebridge.model import Group, Limits, Pilot, PilotPhase, Shape
 from htcebridge.simulation.workload import Job
 
-# START also wants time() < GLIDEIN_ToRetire, which is that long before GLIDEIN_ToDie (slurm_scripts/pilot.sh.j2).
+# START also wants time() < GLIDEIN_ToRetire, so long before GLIDEIN_ToDie (slurm_scripts/pilot-functions.sh).
 RETIRE_BEFORE_DEATH_S = 60
 
 

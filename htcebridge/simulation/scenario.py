@@ -12,6 +12,7 @@ from htcebridge.controller.situation import policy
 from htcebridge.errors import ConfigError
 from htcebridge.model import Limits, Policy, Shape
 from htcebridge.pilot import script
+from htcebridge.pilot.exit_codes import FAULTS
 from htcebridge.plan.health import Rules
 from htcebridge.simulation.cluster import Weather
 from htcebridge.simulation.workload import DAY_S, HOUR_S
@@ -86,6 +87,7 @@ def from_config(config: Config, weather: Weather, pilots_per_node: int = 1) -> S
         limits={name: replace(limit, max_new_per_cycle=pressure.max_new_per_cycle) for name, limit in limits.items()},
         policy=policy(config),
         rules=Rules(
+            faults=FAULTS,
             window_s=_seconds(pressure.outcome_window),
             quarantine_s=_seconds(pressure.quarantine),
             boot_timeout_s=_seconds(pressure.boot_timeout),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, PilotPhase, ResourcePlan, ScheddAnswer
+from htcebridge.pilot.exit_codes import PilotExit
 from htcebridge.plan.health import NODE_MEMORY_S
 from htcebridge.simulation.accounts import Accounts
 from htcebridge.simulation.cluster import Partition, paid_nodes
@@ -31,7 +32,6 @@ BACKFILL_S = 30
 SAMPLE_S = 300
 # A pilot whose check fails: six tries for CVMFS in half a minute, and what the script takes before.
 FAILS_AFTER_S = 60
-CVMFS_FAILED = 11
 
 
 class World:
@@ -197,7 +197,7 @@ class World:
         self.meter.started += 1
         if node in partition.failing:
             pilot.bad = True
-            self._at(now + FAILS_AFTER_S, partial(self._end, pilot, Outcome.NEVER_JOINED, exit_code=CVMFS_FAILED))
+            self._at(now + FAILS_AFTER_S, partial(self._end, pilot, Outcome.NEVER_JOINED, exit_code=PilotExit.NO_CVMFS))
         elif node in partition.mute:
             # The startd runs, reaches nobody, and notices that it has no claim.
             pilot.bad = True

@@ -175,7 +175,9 @@ def test_nothing_of_our_own_daemons_is_in_it(with_executor: Callable[..., Config
 
 
 def test_a_variable_in_its_path_is_the_edge_nodes(with_executor: Callable[..., Config], tmp_path: Path) -> None:
-    assert f"\nEXECUTOR={tmp_path}/work/g.sh\n" in pilot_script.script(with_executor("$WORK/g.sh"), "dcgp")
+    assert f"\nreadonly PILOT_EXECUTOR={tmp_path}/work/g.sh " in pilot_script.script(
+        with_executor("$WORK/g.sh"), "dcgp"
+    )
     with pytest.raises(ConfigError, match=r"executor = .*environment variable"):
         pilot_script.script(with_executor("$UNSET_HERE/g.sh"), "dcgp")
 

@@ -242,6 +242,19 @@ def test_a_pilot_that_is_told_to_leave_before_it_joins_has_not_failed(start: Sta
     assert (run.shared / "signals").read_text() == "TERM\n"
 
 
+def test_the_first_reason_to_leave_is_the_reason(start: Start) -> None:
+    stays = """trap 'echo TERM >> "$SHARED/signals"' TERM\n"""
+    run = start(OBEDIENT + stays + WAIT)
+    run.says("condor_master runs")
+    run.until(lambda: (run.shared / "in_collector").exists())
+    run.process.send_signal(signal.SIGUSR1)
+    run.heard("TERM\n")
+    run.process.send_signal(signal.SIGTERM)
+    run.says("leaving: Slurm takes the node back")
+    (run.shared / "leave").touch()
+    assert run.ends() == (0, OutcomeLine(0, True, 0, "the end of the walltime is near"))
+
+
 # --------------------------------------------------------------------------- as what it is billed
 
 
@@ -367,7 +380,7 @@ def test_a_vanished_shared_directory_neither_drains_nor_undrains(start: Start, d
 
 def test_a_pilot_that_cannot_see_the_kill_switch_does_not_start(start: Start, tmp_path: Path) -> None:
     # bash has the script and its log open already when the directory goes.
-    gone = lambda script: script.replace("\n# --- drain marks", '\nmv "${SHARED_DIR:-$SHARED/logs}" "$SHARED/x"\n#')  # noqa: E731
+    gone = lambda script: script.replace("\nlook_for_marks ||", '\nmv "$SHARED/logs" "$SHARED/x"\nlook_for_marks ||')  # noqa: E731
     run = start(patch=gone)
     assert run.process.wait(timeout=20) == 19
     assert not (run.shared / "in_collector").exists()
@@ -379,9 +392,9 @@ def test_a_look_that_hangs_hangs_nothing_else_and_is_alone(start: Start, tmp_pat
     hang = (
         'eval "real_$(declare -f look_for_marks)"\n'
         'look_for_marks() {\n  [ -z "$MASTER" ] || { echo >> "$SHARED/hanging"; /bin/sleep 60; }\n'
-        '  real_look_for_marks "$1"\n}\n'
+        "  real_look_for_marks\n}\n"
     )
-    run = start(patch=lambda script: script.replace("# --- who and where", hang + "# ---", 1))
+    run = start(patch=lambda script: script.replace("\nwho_and_where\n", f"\n{hang}who_and_where\n"))
     run.until((tmp_path / "shared it's" / "hanging").exists)
     time.sleep(1.5)
     (run.shared / "leave").touch()

@@ -86,11 +86,32 @@ def test_every_rendered_script_is_bash(make: Make, variant: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "setup"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_rendered_script_passes_shellcheck(make: Make, variant: str) -> None:
     script = pilot_script.script(make(**VARIANTS[variant]), "dcgp")
     done = subprocess.run(["shellcheck", "-s", "bash", "-"], input=script, capture_output=True, text=True, check=False)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("executor", [None, "/x/glidein.sh"])
+def test_facts_come_first_and_the_constant_parts_stand_in_it_as_they_are(make: Make, executor: str | None) -> None:
+    kind = "pilot" if executor is None else "executor"
+    changed = {} if executor is None else {"executor": executor, "mode": "constant"}
+    script = pilot_script.script(make(**changed), "dcgp")
+    places = [script.index("\nreadonly PILOT_INSTANCE=leonardo "), script.index("\nwrite_checks() {\n")]
+    for part in ("job-functions", f"{kind}-functions", f"{kind}-main"):
+        text = (Path(templates.__file__).parent.parent / "slurm_scripts" / f"{part}.sh").read_text()
+        assert script.count(text) == 1
+        places.append(script.index(text))
+    assert places == sorted(places)
+    assert script.endswith(text)
+
+
+@pytest.mark.parametrize("value", ["/it's  # not a comment", "/a  # b"])
+def test_facts_with_a_hash_in_them_stay_what_they_are(make: Make, tmp_path: Path, value: str) -> None:
+    script = pilot_script.script(make(token_file=value), "dcgp")
+    fact = lines_of(script, "readonly PILOT_TOKEN_FILE=")
+    assert bash(fact + '\nprintf %s "$PILOT_TOKEN_FILE"', tmp_path) == value
 
 
 def test_the_directives_stand_before_the_first_command(make: Make) -> None:
@@ -194,7 +215,8 @@ def test_a_scratch_path_that_the_node_would_not_expand_is_refused(make: Make, pa
 @pytest.mark.parametrize("path", [path for path in NASTY if "$" not in path])
 def test_a_token_file_is_that_path_and_no_command(make: Make, tmp_path: Path, path: str) -> None:
     script = pilot_script.script(make(token_file=path), "dcgp")
-    assert bash(lines_of(script, "TOKEN_FILE=") + '\nprintf %s "$TOKEN_FILE"', tmp_path) == path
+    fact = lines_of(script, "readonly PILOT_TOKEN_FILE=")
+    assert bash(fact + '\nprintf %s "$PILOT_TOKEN_FILE"', tmp_path) == path
     assert not (tmp_path / "X").exists()
 
 
@@ -232,12 +254,11 @@ def test_where_htcondor_comes_from_runs_no_command(make: Make, tmp_path: Path, s
     done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     # From the choice of HTCondor to the check that it is there, with what they call replaced.
-    part = script[script.index("\nchmod 600") : script.index("\n# --- configuration")].split("\n", 3)[3]
     stubs = (
-        'finish() { printf "%s\\n" "$2"; }\nuse_condor() { printf "%s\\n" "$1"; }\n'
-        "mkdir() { :; }\ntar() { printf '%s\\n' \"$2\"; }\nPILOT_DIR=/pilot\n"
+        '\nfinish() { printf "%s\\n" "$2"; }\nuse_condor() { printf "%s\\n" "$1"; }\n'
+        "mkdir() { :; }\ntar() { printf '%s\\n' \"$2\"; }\nPILOT_DIR=/pilot\nfind_condor\n"
     )
-    said = bash(stubs + part, tmp_path)
+    said = bash(script.partition("# --- pilot-main.sh ")[0] + stubs, tmp_path)
     assert (path if source == "tarball:" else "/cvmfs" + path) in said.splitlines()
     assert f"condor_master is not on PATH ({source}{path})" in said
     assert not (tmp_path / "X").exists()
@@ -251,10 +272,10 @@ def test_setup_lines_stand_as_the_admin_wrote_them(make: Make) -> None:
 def test_nothing_of_the_startds_configuration_is_expanded_by_the_shell(make: Make, tmp_path: Path) -> None:
     config = make(attributes={"Motto": 'it\'s "q" $(touch X) `touch X` $HOME \\ %', "End": "END_OF_FILE"})
     script = pilot_script.script(config, "dcgp")
-    start = script.index('cat >> "$CONDOR_CONFIG" << ')
+    start = script.index('cat > "$PILOT_DIR/startd.conf" << ')
     heredoc = script[start : script.index("\nEND_OF_FILE\n", start)] + "\nEND_OF_FILE\n"
-    bash(f"CONDOR_CONFIG={tmp_path}/condor_config\n{heredoc}", tmp_path)
-    assert (tmp_path / "condor_config").read_text().strip() == pilot_script.startd_config(config, "dcgp").strip()
+    bash(f"PILOT_DIR={tmp_path}\n{heredoc}", tmp_path)
+    assert (tmp_path / "startd.conf").read_text().strip() == pilot_script.startd_config(config, "dcgp").strip()
     assert not (tmp_path / "X").exists()
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from htcebridge.controller.endings import classify
 from htcebridge.model import EndedPilot, LivePilot, Outcome
+from htcebridge.pilot.exit_codes import FAULTS
 from htcebridge.pilot.logs import OutcomeLine
 from htcebridge.plan.health import BACK_OFF_S, Rules, health
 from htcebridge.slurm.text import Ended
@@ -15,7 +16,7 @@ from htcebridge.state.memory import Seen
 
 NOW = 1_800_000_000
 HOUR = 3600
-RULES = Rules(window_s=24 * HOUR, quarantine_s=6 * HOUR)
+RULES = Rules(FAULTS, window_s=24 * HOUR, quarantine_s=6 * HOUR)
 
 
 def ended(minutes_ago: float, outcome: Outcome = Outcome.NEVER_JOINED, node: str = "lrdn0001", **changes) -> EndedPilot:
