@@ -127,7 +127,7 @@ def totals(chain: Chain) -> dict[str, Any]:
 def test_the_page_shows_a_run_with_jobs_a_failure_and_a_preemption(
     chain: Chain, chromium: Browser, tmp_path: Path
 ) -> None:
-    jobs = chain.submit(count=3, cpus=8, seconds=300)
+    jobs = chain.submit(count=3, cpus=8, gate="never")
     run = [HTCEBRIDGE, "pressure", "run", "--http", HTTP]
     with chain.bed.popen("edge", run, user="leo", stderr=subprocess.PIPE, text=True) as process:
         try:

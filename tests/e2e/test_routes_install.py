@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import schema
-from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, PROJECT, Answer, Chain, wait_until
+from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, PROJECT, Answer, Chain, never, wait_until
 from tests.testbed import Testbed
 from tests.testbed.wheels import wheelhouse
 
@@ -384,8 +383,8 @@ def test_a_second_install_is_kept_out(ce: CEHost) -> None:
 @contextmanager
 def holding(ce: CEHost) -> Iterator[None]:
     """Another process that has the lock."""
-    hold = f"import fcntl, time; file = open('{STATE}/lock', 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
-    hold += "print('held', flush=True); time.sleep(60)"
+    hold = f"import fcntl, signal; file = open('{STATE}/lock', 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
+    hold += "print('held', flush=True); signal.pause()"
     ce.sh(f"mkdir -p {STATE}")
     process = ce.bed.popen("ce01", ["python3", "-c", hold], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -407,7 +406,7 @@ def test_installing_under_a_thousand_jobs_loses_none_and_routes_none_twice(ce: C
     def watch() -> None:
         while not done.is_set():
             states.append(len(ce.routed(cluster)))
-            time.sleep(0.7)
+            done.wait(0.7)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -417,7 +416,7 @@ def test_installing_under_a_thousand_jobs_loses_none_and_routes_none_twice(ce: C
     ce.routes("uninstall")
     ce.routes("install")
     wait_until(lambda: len(ce.routed(cluster)) >= 1000, 100, "all jobs are routed")
-    time.sleep(3)
+    never(lambda: len(ce.routed(cluster)) != 1000, 5, "a job is routed twice, or lost")
     done.set()
     watcher.join()
     copies = [job for job, _ in ce.routed(cluster)]
