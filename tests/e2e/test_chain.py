@@ -127,6 +127,7 @@ def test_jobs_that_fit_no_pilot_start_none_and_demand_says_why(chain: Chain) -> 
     assert "asks 200 cpus" in chain.htcebridge("demand").stdout
 
 
+@pytest.mark.one_suite("forky")
 def test_controller_killed_during_sbatch_submits_nothing_twice(chain: Chain) -> None:
     jobs = chain.submit(cpus=100, count=2, gate="never")
     wait_until(lambda: routed(chain, jobs), 60, "both jobs are in the Tier-1 schedds")
@@ -250,6 +251,7 @@ def test_preempted_jobs_are_idle_before_the_node_is_taken_and_end_well_elsewhere
         ("chmod 644 ~/.config/htcebridge/pilot.idtoken", 2, "open to others"),
     ],
 )
+@pytest.mark.one_suite("forky")
 def test_a_bad_token_is_refused(chain: Chain, break_it: str, code: int, says: str) -> None:
     home = PurePosixPath("/leonardo/home/leo")
     keep = f"cd {home} && tar cf keep.tar .condor/tokens.d .config/htcebridge/pilot.idtoken"
@@ -262,6 +264,7 @@ def test_a_bad_token_is_refused(chain: Chain, break_it: str, code: int, says: st
         chain.bed.on("edge", ["sh", "-c", f"cd {home} && tar xpf keep.tar && rm keep.tar"], user="leo")
 
 
+@pytest.mark.one_suite("forky")
 def test_bad_surroundings_are_named(chain: Chain) -> None:
     nowhere = chain.htcebridge("pressure", "once", expect=2, env={"PATH": "/nowhere"})
     assert "squeue: not on PATH" in nowhere.stderr
@@ -272,6 +275,7 @@ def test_bad_surroundings_are_named(chain: Chain) -> None:
     assert "no-such-host.example.org" in chain.htcebridge("demand", expect=75).stderr
 
 
+@pytest.mark.one_suite("forky")
 def test_a_second_controller_is_kept_out(chain: Chain) -> None:
     with controller(chain):
         wait_until(lambda: has_the_lock(chain), 30, "the controller has the lock")

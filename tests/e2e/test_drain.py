@@ -78,6 +78,7 @@ def test_each_mark_stops_new_jobs_and_lifting_it_takes_them_again(chain: Chain) 
     assert (said.code, said.joined, said.jobs) == (0, True, 2)
 
 
+@pytest.mark.one_suite("forky")
 def test_other_pilots_marks_drain_nobody(chain: Chain) -> None:
     pilot = start(chain)
     takes_jobs(chain)
@@ -121,6 +122,7 @@ def test_a_drained_pilot_without_jobs_leaves_its_node_at_once(chain: Chain) -> N
     assert left_on(chain, "lrdn0001") + left_on(chain, "lrdn0002") == ""
 
 
+@pytest.mark.one_suite("forky")
 def test_a_vanished_shared_directory_changes_nothing(chain: Chain) -> None:
     first = chain.submit(gate="never")
     pilot = start(chain)
@@ -153,6 +155,7 @@ def hanging(chain: Chain, node: str, path: str) -> Iterator[None]:
         process.wait(timeout=scaled(20))
 
 
+@pytest.mark.one_suite("forky")
 def test_a_hanging_shared_directory_hangs_no_pilot(chain: Chain) -> None:
     pilot = start(chain)
     takes_jobs(chain)

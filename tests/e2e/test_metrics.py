@@ -27,7 +27,7 @@ from tests.e2e.chain import CONFIGURATION, PROJECT, Chain, controller, wait_unti
 from tests.testbed.pace import scaled
 from tests.testbed.prometheus import ensure_prometheus
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 TEXTFILES = "/leonardo/home/leo/textfile"
 FILE = f"{TEXTFILES}/htcebridge-leonardo.prom"

@@ -18,7 +18,7 @@ from tests.testbed.places import cache_dir, locked
 from tests.testbed.root import apt_install
 from tests.testbed.wheels import PYTHONS, wheelhouse
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("trixie")]
 
 RELEASES = {"trixie": "13", "forky": "14"}
 LINTED = "trixie"

@@ -80,6 +80,7 @@ def test_each_check_ends_the_pilot_with_its_own_code_and_no_job_lands_there(brok
     assert broken.starts(waiting[0]) == 0
 
 
+@pytest.mark.one_suite("forky")
 def test_a_job_sees_cvmfs_and_the_worker_node_environment(chain: Chain) -> None:
     jobs = chain.submit(seconds=0, does="ls /cvmfs/cms.cern.ch; echo wn is $WN_LEONARDO")
     start(chain)
@@ -89,6 +90,7 @@ def test_a_job_sees_cvmfs_and_the_worker_node_environment(chain: Chain) -> None:
     assert "wn is v1" in said
 
 
+@pytest.mark.one_suite("forky")
 def test_a_pilot_without_cvmfs_in_its_job_name_is_refused_by_its_checks(chain: Chain) -> None:
     chain.configure(CONFIGURATION.replace("GP_CMS_CVMFS_STARTD", "GP_CMS_STARTD"))
     said = outcome(chain, start(chain), seconds=120)

@@ -122,6 +122,7 @@ def test_gpus_go_to_jobs_that_ask_for_them(chain: Chain) -> None:
     assert advertised(chain, "TotalGPUs", "int(TotalCpus)") == ["4", "32"]
 
 
+@pytest.mark.one_suite("forky")
 def test_data_come_from_the_door_and_through_the_proxy_when_it_is_down(chain: Chain) -> None:
     write = f'\n[data.write]\nname = "WebDAV"\nprefix = "{data.DAVS_URL}"\n'.replace("https", "davs")
     chain.configure(PATIENT + DATA + write)
@@ -169,6 +170,7 @@ def test_htcondor_from_a_tarball_reads_nasty_values_as_they_were_written(chain: 
     assert "/htcebridge-" in chain.bed.on(machine.partition(".")[0], look).stdout
 
 
+@pytest.mark.one_suite("forky")
 def test_a_token_replaced_by_one_file_is_the_next_pilots(chain: Chain) -> None:
     """Rotation: nothing is restarted, running pilots keep their copy."""
     chain.configure(CONFIGURATION)

@@ -97,6 +97,7 @@ def outcome_of(chain: Chain, pilot: str) -> str:
 # --------------------------------------------------------------------------- the kill switch
 
 
+@pytest.mark.one_suite("trixie")
 def test_the_kill_switch_cancels_what_is_pending_drains_what_runs_and_holds_until_lifted(chain: Chain) -> None:
     chain.occupy(1)
     jobs = waiting(chain, cpus=100, count=2, gate="stopped", seconds=1)
@@ -118,6 +119,7 @@ def test_the_kill_switch_cancels_what_is_pending_drains_what_runs_and_holds_unti
         wait_until(lambda: chain.slurm_jobs(), 30, "pilots are submitted again")
 
 
+@pytest.mark.one_suite("trixie")
 def test_one_touched_file_is_a_kill_switch_even_while_the_tier1_is_down(chain: Chain) -> None:
     chain.occupy(2)
     waiting(chain, cpus=100)
@@ -171,6 +173,7 @@ def test_pilots_that_wait_for_a_limit_are_no_supply_and_no_more_are_submitted(ch
         assert any("not counted as supply: QOSMaxJobsPerUserLimit" in reason for reason in found["reasons"])
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_submission_of_unknown_outcome_is_found_again_and_not_repeated(chain: Chain) -> None:
     waiting(chain, cpus=100, count=2)
     lost = f'{REAL_SBATCH} "$@" > /dev/null; echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1'
@@ -182,6 +185,7 @@ def test_a_submission_of_unknown_outcome_is_found_again_and_not_repeated(chain: 
     assert len(chain.slurm_jobs()) == 2
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_submission_that_never_arrived_is_made_again_after_a_minute(chain: Chain) -> None:
     waiting(chain)
     with sbatch_is(chain, 'echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1'):
@@ -216,6 +220,7 @@ def test_pilots_that_would_be_billed_to_another_qos_are_cancelled(chain: Chain) 
 # --------------------------------------------------------------------------- outcomes
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_node_on_which_pilots_fail_is_excluded_and_the_others_serve(chain: Chain) -> None:
     configure(chain, 'setup.sh"]', 'setup.sh", "[ $(hostname -s) != lrdn0001 ]"]')
     jobs = waiting(chain, cpus=100, count=2, seconds=20)
@@ -264,6 +269,7 @@ def test_pilots_cancelled_by_hand_and_pilots_without_work_are_told_apart(chain: 
 # --------------------------------------------------------------------------- the tail
 
 
+@pytest.mark.one_suite("trixie")
 def test_when_nothing_waits_the_emptier_pilot_drains_and_comes_back_with_the_demand(chain: Chain) -> None:
     long = waiting(chain, cpus=8, count=14, gate="never") + waiting(chain, cpus=8, count=3, gate="never")
     once(chain)
@@ -288,6 +294,7 @@ def test_when_nothing_waits_the_emptier_pilot_drains_and_comes_back_with_the_dem
 # --------------------------------------------------------------------------- two controllers
 
 
+@pytest.mark.one_suite("trixie")
 def test_two_instances_share_an_account_and_see_each_others_pilots_as_others(chain: Chain) -> None:
     waiting(chain, cpus=100, count=2, gate="never")
     once(chain)
@@ -323,6 +330,7 @@ def test_the_negotiator_can_be_asked_and_is_left_alone_again(chain: Chain) -> No
 # --------------------------------------------------------------------------- recorded
 
 
+@pytest.mark.one_suite("trixie")
 def test_what_a_cycle_saw_and_decided_can_be_decided_again(chain: Chain) -> None:
     waiting(chain, cpus=100, count=2)
     record = "/leonardo/home/leo/cycles.jsonl"
@@ -337,6 +345,7 @@ def test_what_a_cycle_saw_and_decided_can_be_decided_again(chain: Chain) -> None
     chain.htcebridge("simulate", "--replay", record, expect=1)
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_controller_on_another_host_is_told_who_has_the_lock(chain: Chain) -> None:
     with controller(chain):
         wait_until(lambda: has_the_lock(chain), 30, "the controller has the lock")

@@ -13,7 +13,7 @@ from tests.testbed import Testbed
 from tests.testbed.files import File
 from tests.testbed.wheels import wheelhouse
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("trixie")]
 
 PAGE = PROJECT / "docs" / "quickstart.md"
 # Who "on the ..." is, on the testbed.

@@ -24,7 +24,7 @@ from htcebridge.report_queries import read
 from tests.e2e.browser import Browser, browser
 from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, RUNNING, STATE, Chain, wait_until
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 HTTP = "127.0.0.1:9118"
 REPORT = "/leonardo/home/leo/report.html"

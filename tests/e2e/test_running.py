@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, Chain, never, wait_until
 from tests.testbed.pace import scaled
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("trixie")]
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 HOME = "/leonardo/home/leo"
