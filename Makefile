@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 SUITES ?= trixie forky
 TESTBED := $(PYTHON) -m tests.testbed
 
-.PHONY: help demo test unit e2e soak lint bench docs plots testbed-up testbed-down wheel deb rpm clean
+.PHONY: help demo check test test-all unit e2e soak lint bench docs plots testbed-up testbed-down wheel deb rpm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -13,7 +13,12 @@ help: ## list the targets
 demo: prepared ## show the whole chain: CE, route, demand, plan, pilot, job, on real HTCondor and Slurm
 	$(PYTHON) -m tests.e2e.demo
 
+check: lint unit ## what is to be well before each commit: a minute and a half
+
 test: unit e2e ## all tests; the testbed's need root (SUITES=trixie: one suite only)
+
+test-all: export HTCEBRIDGE_ALL := 1
+test-all: unit e2e ## every test on every suite, also where one suite is enough
 
 unit: prepared ## the fast tests
 	$(PYTHON) -m pytest tests/unit -q -n 6 --dist loadfile

@@ -7,14 +7,15 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tests import schema
 from tests.testbed import Testbed, TestbedError
+from tests.testbed.pace import Patience, scaled
 from tests.testbed.wheels import wheelhouse
 
 PROJECT = Path(__file__).parents[2]
@@ -22,6 +23,7 @@ CE_ENVIRONMENT = {"CONDOR_CONFIG": "/etc/condor-ce/condor_config"}
 HTCEBRIDGE = "/leonardo/home/leo/htcebridge-venv/bin/htcebridge"
 CONFIG = "/leonardo/home/leo/.config/htcebridge/htcebridge.toml"
 STATE = "/leonardo/home/leo/.local/state/htcebridge"
+GATES = "/leonardo/work/leo/gates"
 IDLE, RUNNING, COMPLETED = 1, 2, 4
 
 CONFIGURATION = """
@@ -99,9 +101,9 @@ class Chain:
 
     def install_routes(self) -> None:
         """Put the routes of the configuration in force on both CEs, and into the schedds beside them."""
-        for ce in ("ce01", "ce02"):
-            for side, directory in (("ce", "/etc/condor-ce"), ("pool", "/etc/condor")):
-                text = self.htcebridge("routes", "show", "--side", side).stdout
+        for side, directory in (("ce", "/etc/condor-ce"), ("pool", "/etc/condor")):
+            text = self.htcebridge("routes", "show", "--side", side).stdout
+            for ce in ("ce01", "ce02"):
                 self.bed.write(ce, f"{directory}/config.d/60-htcebridge.conf", text)
                 self.bed.on(ce, ["condor_reconfig"], env={"CONDOR_CONFIG": f"{directory}/condor_config"})
 
@@ -141,11 +143,15 @@ class Chain:
         wants: bool = True,
         extra: Iterable[str] = (),
         does: str = "",
+        gate: str = "",
     ) -> list[GridJob]:
         """Submit grid jobs to a CE; each says where it runs, and after `seconds` that it is done.
 
-        `does`: shell commands before that, without quotes.
+        `does`: shell commands before that, without quotes. `gate`: on the HPC it waits before that until the gate of
+        this name is opened, so that it runs as long as the test needs it to, however slow the machine is.
         """
+        if gate:
+            does = f"until [ -e {GATES}/{gate} ]; do sleep 1; done{'; ' if does else ''}{does}"
         script = f"hostname -s; echo started $(date +%s); {does + '; ' if does else ''}sleep {seconds}; echo done"
         lines = [
             "universe = vanilla",
@@ -168,6 +174,10 @@ class Chain:
         first, last = (part.strip() for part in done.stdout.strip().split("-"))
         cluster, low = first.split(".")
         return [GridJob(ce, user, f"{cluster}.{proc}") for proc in range(int(low), int(last.split(".")[1]) + 1)]
+
+    def open(self, gate: str) -> None:
+        """Let the jobs go on that wait at this gate, and those that come to it later."""
+        self.bed.on("edge", ["sh", "-c", f"mkdir -p {GATES} && touch {GATES}/{gate}"], user="leo")
 
     def ce_queue(self, ce: str, *attributes: str) -> dict[str, list[str]]:
         """CE job id -> these attributes, as text."""
@@ -207,8 +217,12 @@ class Chain:
 
     def output(self, job: GridJob) -> str:
         """What came back to the CE from a job."""
-        path = f"/home/{job.user}/out.{job.id}"
-        return self.bed.on(job.ce, ["sh", "-c", f"cat {path} 2>/dev/null || true"]).stdout
+        # Read from this machine's side: waiting for many jobs costs no process.
+        path = self.bed.door(job.ce).root / "home" / job.user / f"out.{job.id}"
+        try:
+            return path.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def node_of(self, job: GridJob) -> str:
         """The node on which a finished job ran, from its own output."""
@@ -220,7 +234,10 @@ class Chain:
 
     def slurm_jobs(self, user: str = "leo") -> dict[str, str]:
         """Slurm job id -> state, arrays expanded, ended ones left out."""
-        found = self.bed.on("edge", ["squeue", "-h", "-r", "-u", user, "-o", "%i %T"], user="leo").stdout
+        return self._slurm_jobs(user)
+
+    def _slurm_jobs(self, users: str) -> dict[str, str]:
+        found = self.bed.on("edge", ["squeue", "-h", "-r", "-u", users, "-o", "%i %T"], user="leo").stdout
         return dict(line.split() for line in found.splitlines())
 
     def occupy(self, nodes: int, seconds: int = 600, node: str = "") -> list[str]:
@@ -232,23 +249,27 @@ class Chain:
 
     def clean(self) -> None:
         """No job, no pilot, no memory of the last test; every daemon runs."""
-        for user in ("leo", "leo2"):
-            self.bed.on("edge", ["scancel", "-u", user], user=user, check=False)
-        for ce in ("ce01", "ce02"):
-            self.bed.on(ce, ["condor_rm", "-all"], env=CE_ENVIRONMENT, check=False)
-            wait_until(partial(self._ce_is_empty, ce), 60, f"the CE queue of {ce} is empty")
-            self.bed.on(ce, ["sh", "-c", "condor_rm -all; condor_rm -all -forcex"], check=False)
-            self.bed.on(ce, ["sh", "-c", "rm -f /home/*/out.* /home/*/err.*"])
-        wait_until(lambda: not self.slurm_jobs() and not self.slurm_jobs("leo2"), 90, "Slurm is empty")
+        with ThreadPoolExecutor(max_workers=3) as pool:
+            for done in [pool.submit(self._clean_slurm), *(pool.submit(self._clean_ce, ce) for ce in ("ce01", "ce02"))]:
+                done.result()
         wait_until(lambda: not self.startds(), 60, "the pool has no startd")
         # A collector that was restarted hears of them with their next updates only.
         look = ["condor_status", "-schedd", "-af", "Name"]
         wait_until(lambda: len(self.bed.on("tier1", look).stdout.split()) == 2, 90, "the collector knows both schedds")
-        self.bed.on("edge", ["rm", "-rf", STATE, "/leonardo/home/leo/pilots"], user="leo")
+        self.bed.on("edge", ["rm", "-rf", STATE, GATES, "/leonardo/home/leo/pilots"], user="leo")
         self.configure(CONFIGURATION)
 
-    def _ce_is_empty(self, ce: str) -> bool:
-        return not self.ce_queue(ce)
+    def _clean_slurm(self) -> None:
+        self.bed.on("edge", ["sh", "-c", "scancel -u leo; scancel -u leo2"], check=False)
+        wait_until(lambda: not self._slurm_jobs("leo,leo2"), 90, "Slurm is empty")
+
+    def _clean_ce(self, ce: str) -> None:
+        if self.ce_queue(ce):
+            self.bed.on(ce, ["condor_rm", "-all"], env=CE_ENVIRONMENT, check=False)
+            wait_until(lambda: not self.ce_queue(ce), 60, f"the CE queue of {ce} is empty")
+        if self._condor_q(ce, {}, "ClusterId"):
+            self.bed.on(ce, ["sh", "-c", "condor_rm -all; condor_rm -all -forcex"], check=False)
+        self.bed.on(ce, ["sh", "-c", "rm -f /home/*/out.* /home/*/err.*"])
 
     def startds(self) -> list[str]:
         """The names of the partitionable slots in the collector."""
@@ -288,19 +309,45 @@ def controller(chain: Chain) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         chain.bed.on("edge", ["pkill", "-TERM", "-f", "pressure run"], user="leo", check=False)
-        process.wait(timeout=60)
+        process.wait(timeout=scaled(60))
 
 
 def wait_until(look: Callable[[], T | None], seconds: float, what: str, every: float = 1.0) -> T:
-    """What `look` returns as soon as it is true. Raises AssertionError after `seconds`."""
-    deadline = time.monotonic() + seconds
+    """What `look` returns as soon as it is true. Raises AssertionError after `seconds` of a calm machine.
+
+    A look that costs little is repeated soon, any other after `every`; no more than a quarter of the time is spent on
+    looking.
+    """
+    patience = Patience(seconds)
     while True:
+        began = time.monotonic()
         found = look()
         if found:
             return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not so after {seconds:g} s: {what}; the last look gave {found!r}")
-        time.sleep(every)
+        cost = time.monotonic() - began
+        if patience.over():
+            raise AssertionError(f"not so after {patience}: {what}; the last look gave {found!r}")
+        time.sleep(_pause(cost, every))
+
+
+def never(look: Callable[[], object], seconds: float, what: str) -> None:
+    """Watch for `seconds` of a calm machine that something does not happen. Raises AssertionError if it does."""
+    patience, watching = Patience(seconds), True
+    while watching:
+        watching = not patience.over()
+        began = time.monotonic()
+        found = look()
+        assert not found, f"this must not be: {what}; the look gave {found!r}"
+        time.sleep(_pause(time.monotonic() - began, 1.0) if watching else 0)
+
+
+def _pause(cost: float, every: float) -> float:
+    return min(max(0.05, 8 * cost), max(every, 3 * cost))
+
+
+def let_pass(seconds: float) -> None:
+    """So much time passes by the clock, because a test is about time: nothing is waited for, and more does no harm."""
+    time.sleep(seconds)
 
 
 def _minutes(walltime: str) -> int:

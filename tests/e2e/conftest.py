@@ -1,4 +1,4 @@
-"""One testbed per suite for all e2e tests. $HTCEBRIDGE_SUITES says which suites."""
+"""One testbed for the e2e tests of a suite: $HTCEBRIDGE_SUITES says which suites, $HTCEBRIDGE_BED which bed is used."""
 
 from __future__ import annotations
 
@@ -11,11 +11,31 @@ from tests.e2e.chain import Chain
 from tests.testbed import Testbed, TestbedError
 
 SUITES = os.environ.get("HTCEBRIDGE_SUITES", "trixie forky").split()
+# A test that one suite is enough for takes it from these, as the run was asked for them (`scripts/e2e`); from none of
+# them where every test is to run on every suite.
+ONE_OF = os.environ.get("HTCEBRIDGE_ONE_OF", " ".join(SUITES)).split()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "suite" in metafunc.fixturenames:
         metafunc.parametrize("suite", SUITES, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of what is marked one_suite only one suite's: the one that it names, or the first if that is not asked for."""
+    kept = [item for item in items if _is_asked_for(item)]
+    if left := [item for item in items if item not in kept]:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
+
+
+def _is_asked_for(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("one_suite")
+    if not ONE_OF or mark is None:
+        return True
+    chosen = mark.args[0] if mark.args[0] in ONE_OF else ONE_OF[0]
+    callspec = getattr(item, "callspec", None)
+    return chosen == callspec.params["suite"] if callspec and "suite" in callspec.params else chosen in SUITES
 
 
 _SCENE = (
@@ -33,8 +53,9 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that failed shows how the testbed stood at that moment: nobody can look later."""
     report = yield
-    chain = getattr(item, "funcargs", {}).get("chain")
-    if report.when == "call" and report.failed and isinstance(chain, Chain):
+    funcargs = getattr(item, "funcargs", {})
+    chain = funcargs.get("chain") or funcargs.get("installed")
+    if report.failed and isinstance(chain, Chain):
         for host, command in _SCENE:
             try:
                 said = chain.bed.on(host, ["sh", "-c", command], check=False, timeout=30).stdout
@@ -49,6 +70,9 @@ def installed(suite: str) -> Iterator[Chain]:
     """A testbed of this suite with htcebridge in place. Skipped without root: namespaces need it."""
     if os.geteuid() != 0:
         pytest.skip("the testbed needs root: it makes network namespaces and mounts")
+    if bed_there := os.environ.get("HTCEBRIDGE_BED"):
+        yield Chain(Testbed.attach(bed_there))
+        return
     with Testbed.up(suite, nodes=2, name=f"e2e-{suite}-{os.getpid()}") as bed:
         chain = Chain(bed)
         chain.install()

@@ -13,6 +13,7 @@ from rich.rule import Rule
 
 from tests.e2e.chain import COMPLETED, CONFIGURATION, IDLE, PROJECT, RUNNING, Chain, wait_until
 from tests.testbed import Testbed, TestbedError
+from tests.testbed.pace import scaled
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 BEGAN = time.monotonic()
@@ -116,8 +117,8 @@ def run_controller(chain: Chain) -> Callable[[], int]:
 
     def stop() -> int:
         chain.bed.on("edge", ["pkill", "-TERM", "-f", "pressure run"], user="leo", check=False)
-        process.wait(timeout=60)
-        reader.join(timeout=10)
+        process.wait(timeout=scaled(60))
+        reader.join(timeout=scaled(10))
         return len(lines)
 
     return stop

@@ -8,6 +8,8 @@ from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, RUNNING, Chain, GridJob, 
 # So long that no pilot of these tests leaves because it is idle; it updates the collector every 60 to 75 s.
 PATIENT = CONFIGURATION.replace('idle_timeout = "20s"', 'idle_timeout = "10m"')
 SHARED = "/leonardo/home/leo/pilots"
+# Of a job that runs: its starter has said so in this run; the schedd's own RUNNING comes with the shadow.
+EXECUTING = "JobCurrentStartExecutingDate >= JobCurrentStartDate"
 
 
 def start(chain: Chain, *options: str, resource: str = "dcgp") -> str:
@@ -29,6 +31,12 @@ def advertised(chain: Chain, *attributes: str) -> list[str]:
 def ran_once(chain: Chain, job: GridJob) -> bool:
     """Whether a job runs, and has from its first start on. NumJobStarts is 0 for minutes (23.9, 25.14)."""
     return chain.pool_jobs(job.ce, "JobStatus", "NumShadowStarts").get(job.id) == [str(RUNNING), "1"]
+
+
+def executing(chain: Chain, jobs: list[GridJob]) -> bool:
+    """Whether the starters of all these jobs have said that they execute, in their present run."""
+    rows = {ce: chain.pool_jobs(ce, EXECUTING) for ce in {job.ce for job in jobs}}
+    return all(rows[job.ce].get(job.id) == ["true"] for job in jobs)
 
 
 def run(chain: Chain, jobs: list[GridJob]) -> None:

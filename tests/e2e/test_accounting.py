@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 from typing import Any
 
 import pytest
 
-from tests.e2e.chain import IDLE, Chain, wait_until
+from tests.e2e.chain import IDLE, Chain, let_pass, wait_until
 from tests.e2e.pilots import PATIENT, run
 
 pytestmark = pytest.mark.testbed
@@ -23,15 +22,16 @@ def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:
     begun = int(chain.bed.on("edge", ["date", "+%s"]).stdout)
     short = chain.submit(cpus=2, seconds=3, does="timeout 3 yes > /dev/null")
     short += chain.submit("ce02", user="atlpil001", count=2, seconds=3)
-    long = chain.submit(cpus=3, seconds=25)
+    long = chain.submit(cpus=3, gate="preempted", seconds=25)
     wait_until(lambda: chain.states(short + long) == [IDLE] * 4, 60, "the jobs wait")
     chain.htcebridge("pressure", "once")
     run(chain, long)
     wait_until(lambda: chain.done(short), 60, "the short jobs are done")
     # The pilot tells by whole seconds which jobs ended by themselves before Slurm's announcement.
-    time.sleep(4)
+    let_pass(4)
     paying = chain.occupy(2)
     wait_until(lambda: chain.states(long) == [IDLE], 60, "the long job was preempted")
+    chain.open("preempted")
     chain.bed.on("edge", ["scancel", *paying], user="leo2")
     wait_until(lambda: not chain.slurm_jobs("leo2"), 60, "the nodes are free")
 

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.chain import CONFIGURATION, IDLE, STATE, Chain, controller, wait_until
 from tests.e2e.pilots import PATIENT
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 HISTORY = f"{STATE}/leonardo.history.sqlite"
 LOG = "/leonardo/home/leo/htcebridge.log"

@@ -24,9 +24,10 @@ import pytest
 
 from htcebridge.metrics.export import CONTENT_TYPE
 from tests.e2e.chain import CONFIGURATION, PROJECT, Chain, controller, wait_until
+from tests.testbed.pace import scaled
 from tests.testbed.prometheus import ensure_prometheus
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 TEXTFILES = "/leonardo/home/leo/textfile"
 FILE = f"{TEXTFILES}/htcebridge-leonardo.prom"
@@ -127,7 +128,7 @@ def prometheus(directory: Path, target: int) -> Iterator[Prometheus]:
         yield Prometheus(address)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=scaled(30))
 
 
 def free_port() -> int:
@@ -138,7 +139,7 @@ def free_port() -> int:
 def test_every_panel_and_rule_gets_an_answer_from_a_real_prometheus(chain: Chain, tmp_path: Path) -> None:
     chain.bed.on("edge", ["rm", "-rf", TEXTFILES], user="leo")
     chain.configure(MEASURED)
-    jobs = chain.submit(cpus=100, count=3, seconds=300)
+    jobs = chain.submit(cpus=100, count=3, gate="never")
     (nowhere,) = chain.submit(ce="ce02", user="atlpil001", cpus=200)
     wait_until(lambda: None not in chain.states([*jobs, nowhere]), 60, "the jobs are in the Tier-1 schedds")
     # Nobody has made the directory: the cycle does its work, and says so.
@@ -151,7 +152,8 @@ def test_every_panel_and_rule_gets_an_answer_from_a_real_prometheus(chain: Chain
     with served(scraped), prometheus(tmp_path, scraped.port) as server:
         wait_until(server.ready, 30, "Prometheus scrapes", every=0.5)
         some_life(chain, scraped)
-        time.sleep(3)  # three scrapes
+        scraped_at = time.time()
+        wait_until(lambda: (server.value("timestamp(up)") or 0) > scraped_at + 3, 60, "three more scrapes", every=0.5)
         agrees_with_the_bed(chain, server, scraped)
         counted_once(chain, server)
         every_panel_is_answered(server, began)

@@ -129,6 +129,7 @@ def outcome(log: str) -> str:
     return f"{said.code}: {said.reason}"
 
 
+@pytest.mark.one_suite("forky")
 def test_an_imported_executor_runs_in_a_slurm_job_and_its_exit_code_is_kept(old: OldTool) -> None:
     assert old.configure() == ""
     job = old.submit()
@@ -176,6 +177,7 @@ def test_a_preempted_executor_hears_it_when_the_grace_begins(old: OldTool) -> No
     assert re.match(r"0: Slurm announced the end at ", outcome(old.log(job)))
 
 
+@pytest.mark.one_suite("forky")
 def test_the_controller_keeps_as_many_as_the_old_tool_did(old: OldTool) -> None:
     """max_running pilots at a time, whatever waits; max_running = 0 starts no more; nothing running is touched."""
     old.configure()

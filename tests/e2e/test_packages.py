@@ -13,11 +13,12 @@ import pytest
 
 from htcebridge import __version__
 from tests.e2e.chain import CONFIG, CONFIGURATION, HTCEBRIDGE, PROJECT, STATE, Chain, wait_until
+from tests.testbed.pace import scaled
 from tests.testbed.places import cache_dir, locked
 from tests.testbed.root import apt_install
 from tests.testbed.wheels import PYTHONS, wheelhouse
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("trixie")]
 
 RELEASES = {"trixie": "13", "forky": "14"}
 LINTED = "trixie"
@@ -43,7 +44,7 @@ def build(kind: str, suite: str, out: Path, *options: str) -> Path:
     command = [str(PROJECT / "packaging" / "build"), kind, "--out", str(out), "--python", PYTHONS[suite]]
     command += ["--wheelhouse", str(wheelhouse(PROJECT, suite)), *options]
     environment = {**os.environ, "PYTHON": sys.executable}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=scaled(300), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return Path(done.stdout.splitlines()[-1])
 
@@ -180,7 +181,7 @@ def test_the_package_is_as_debian_wants_it(deb: Path, suite: str) -> None:
     if suite == LINTED:
         ensure("lintian")
         command = ["lintian", "--allow-root", "--fail-on", "error,warning", str(deb)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=scaled(180), check=False)
         assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -189,13 +190,13 @@ def test_the_rpm_runs_and_leaves_nothing(edge: Chain, suite: str, tmp_path: Path
     package = build("rpm", suite, tmp_path, "--el", "10")
     ensure("rpmlint")
     linted = ["rpmlint", "--config", str(PROJECT / "packaging" / "rpmlint.toml"), str(package)]
-    done = subprocess.run(linted, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(linted, capture_output=True, text=True, timeout=scaled(120), check=False)
     assert "0 errors, 0 warnings" in done.stdout, done.stdout + done.stderr
 
     def rpm(*arguments: str) -> str:
         # Debian's rpm would have its database in a home.
         command = ["rpm", "--root", str(edge.bed.door("edge").root), "--dbpath", "/var/lib/rpm", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=scaled(120), check=False)
         said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(DEBIANS_RPM)]
         return "\n".join(said)
 
@@ -228,7 +229,11 @@ def test_the_rpm_asks_for_the_python_that_the_system_has(el: str, python: str, p
     values = {"bridge_version": __version__, "target_python": python, "rhel": el, "dist": f".el{el}"}
     command = ["rpmspec", "-q", "--requires", *(f"--define={key} {value}" for key, value in values.items())]
     asked = subprocess.run(
-        [*command, PROJECT / "packaging" / "htcebridge.spec"], capture_output=True, text=True, check=True, timeout=60
+        [*command, PROJECT / "packaging" / "htcebridge.spec"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=scaled(60),
     ).stdout.split("\n")
     assert {package, f"/usr/bin/python{python}"} <= set(asked)
 

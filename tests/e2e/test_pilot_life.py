@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from tests.e2e.chain import CONFIGURATION, IDLE, RUNNING, STATE, Chain, wait_until
-from tests.e2e.pilots import PATIENT, accounted, advertised, left_on, outcome, run, start
+from tests.e2e.chain import CONFIGURATION, IDLE, RUNNING, STATE, Chain, let_pass, never, wait_until
+from tests.e2e.pilots import PATIENT, accounted, advertised, executing, left_on, outcome, run, start
 from tests.e2e.test_pilot_checks import GPUS
 from tests.testbed import data
+from tests.testbed.pace import scaled
 
 pytestmark = pytest.mark.testbed
 
@@ -52,12 +53,13 @@ def test_a_preempted_pilots_jobs_are_idle_within_15_s_and_it_says_what_was_lost(
     chain.configure(PATIENT.replace('scratch = "50M"', 'scratch = "50M"\nscratch = "/scratch_local/with space"'))
     for node in chain.bed.nodes:
         chain.bed.on(node, ["install", "-d", "-o", "leo", "/scratch_local/with space"])
-    jobs = chain.submit(count=2, cpus=3, seconds=40)
+    jobs = chain.submit(count=2, cpus=3, gate="second-pilot", seconds=1)
     pilot = start(chain)
     run(chain, jobs)
+    wait_until(lambda: executing(chain, jobs), 60, "their starters say that they execute")
     (node,) = advertised(chain, 'split(Machine, ".")[0]')
-    # Both have run for well over 3 s by the starter's clock, which counts whole seconds and begins after the schedd's.
-    time.sleep(8)
+    # Both are to have run for well over 3 s by the starter's clock, which counts whole seconds.
+    let_pass(5)
     paying = chain.occupy(2)
     wait_until(lambda: chain.states(jobs) == [IDLE] * 2, 90, "both jobs are idle again", every=0.3)
     said = outcome(chain, pilot)
@@ -73,6 +75,7 @@ def test_a_preempted_pilots_jobs_are_idle_within_15_s_and_it_says_what_was_lost(
     assert not chain.startds(), "it said goodbye to the collector"
     assert node in chain.bed.nodes
 
+    chain.open("second-pilot")
     chain.bed.on("edge", ["scancel", *paying], user="leo2")
     start(chain)
     wait_until(lambda: chain.done(jobs), 120, "both have ended well on another pilot")
@@ -92,8 +95,7 @@ def test_a_pilot_that_slurm_shrank_takes_only_what_fits(chain: Chain) -> None:
         # The pilot counts from when its script looks.
         assert 20 * 60 - 30 <= life[0] <= 25 * 60
         assert life[1] == life[0] - 240
-        time.sleep(10)
-        assert chain.states(long) == [IDLE], "30 minutes do not fit"
+        never(lambda: chain.states(long) != [IDLE], 10, "a job of 30 minutes starts, which does not fit")
     finally:
         chain.bed.on("hpcctl", ["scontrol", "delete", "ReservationName=hole"])
     chain.configure(PATIENT)
@@ -111,8 +113,7 @@ def test_gpus_go_to_jobs_that_ask_for_them(chain: Chain) -> None:
     (wide,) = chain.submit(cpus=5, seconds=1)
     start(chain, resource="booster")
     wait_until(lambda: chain.done([plain]), 120, "a small job without a GPU has run")
-    time.sleep(5)
-    assert chain.states([wide]) == [IDLE], "28 of 32 cores are kept for 4 free GPUs"
+    never(lambda: chain.states([wide]) != [IDLE], 5, "it takes more, though 28 of 32 cores are kept for 4 free GPUs")
     (one,) = chain.submit(extra=["request_gpus = 1"], does=shows, seconds=1)
     wait_until(lambda: chain.done([one]), 60, "a job with a GPU has run")
     assert chain.node_of(one) == "lrdn1001"
@@ -121,6 +122,7 @@ def test_gpus_go_to_jobs_that_ask_for_them(chain: Chain) -> None:
     assert advertised(chain, "TotalGPUs", "int(TotalCpus)") == ["4", "32"]
 
 
+@pytest.mark.one_suite("forky")
 def test_data_come_from_the_door_and_through_the_proxy_when_it_is_down(chain: Chain) -> None:
     write = f'\n[data.write]\nname = "WebDAV"\nprefix = "{data.DAVS_URL}"\n'.replace("https", "davs")
     chain.configure(PATIENT + DATA + write)
@@ -168,6 +170,7 @@ def test_htcondor_from_a_tarball_reads_nasty_values_as_they_were_written(chain: 
     assert "/htcebridge-" in chain.bed.on(machine.partition(".")[0], look).stdout
 
 
+@pytest.mark.one_suite("forky")
 def test_a_token_replaced_by_one_file_is_the_next_pilots(chain: Chain) -> None:
     """Rotation: nothing is restarted, running pilots keep their copy."""
     chain.configure(CONFIGURATION)
@@ -189,7 +192,7 @@ def test_a_token_replaced_by_one_file_is_the_next_pilots(chain: Chain) -> None:
 def test_jobs_of_a_node_that_vanishes_run_again_after_the_lease_and_its_ads_are_gone(chain: Chain) -> None:
     chain.configure(PATIENT + '\n[routes]\njob_lease = "60s"\n')
     chain.install_routes()
-    jobs = chain.submit(seconds=100, user="atlpil001")
+    jobs = chain.submit(gate="never", user="atlpil001")
     wait_until(lambda: chain.states(jobs) == [IDLE], 60, "the job waits")
     chain.htcebridge("pressure", "once")
     run(chain, jobs)
@@ -198,7 +201,9 @@ def test_jobs_of_a_node_that_vanishes_run_again_after_the_lease_and_its_ads_are_
     node = machine.partition(".")[0]
     chain.htcebridge("pressure", "once")
     # Debian's HTCondor 23.9 leaves the time between a keepalive's probes to the kernel: 75 s, 9 times (docs/routes.md).
-    chain.bed.on("ce01", ["sysctl", "-q", "net.ipv4.tcp_keepalive_intvl=5", "net.ipv4.tcp_keepalive_probes=5"])
+    probes = ["net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes"]
+    usual = chain.bed.on("ce01", ["sysctl", "-n", *probes]).stdout.split()
+    chain.bed.on("ce01", ["sysctl", "-q", *(f"{name}=5" for name in probes)])
     chain.bed.cut(node)
     cut = time.monotonic()
     try:
@@ -208,7 +213,7 @@ def test_jobs_of_a_node_that_vanishes_run_again_after_the_lease_and_its_ads_are_
         print(f"idle again {waited:.0f} s after the cut")
         # The lease counts from its last renewal; a keepalive (a quarter of it) and its five probes, then three times
         # 25 s in which the shadow tries to tell the startd.
-        assert waited < 60 + 15 + 25 + 75 + 30
+        assert waited < scaled(60 + 15 + 25 + 75 + 30)
         # Slurm gives the node up after SlurmdTimeout (60 s here); the controller takes the ads away when it knows that.
         chain.bed.on("hpcctl", ["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test"])
 
@@ -222,6 +227,7 @@ def test_jobs_of_a_node_that_vanishes_run_again_after_the_lease_and_its_ads_are_
         assert f'"id":"{pilot}"' in outcomes
         assert '"outcome":"node failed"' in outcomes
     finally:
+        chain.bed.on("ce01", ["sysctl", "-q", *(f"{name}={value}" for name, value in zip(probes, usual, strict=True))])
         chain.bed.mend(node)
         chain.bed.on("hpcctl", ["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
         chain.bed.stop(node, "slurmd")

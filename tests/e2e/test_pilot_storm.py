@@ -110,7 +110,7 @@ def test_every_job_of_a_storm_ends_once_and_well(storm: Chain, suite: str) -> No
             assert oversubscribed(storm) == []
             if len(jobs) < JOBS * (passed / (MINUTES * 60) + 0.2):
                 jobs |= submit(storm, len(jobs) // 10, chance)
-            time.sleep(3)
+            weather.over.wait(3)
         weather.over.set()
         weather.join()
         try:

@@ -20,6 +20,7 @@ from tests.e2e.chain import (
     controller,
     wait_until,
 )
+from tests.e2e.pilots import advertised
 from tests.e2e.test_chain import has_the_lock, routed
 
 pytestmark = pytest.mark.testbed
@@ -96,15 +97,19 @@ def outcome_of(chain: Chain, pilot: str) -> str:
 # --------------------------------------------------------------------------- the kill switch
 
 
+@pytest.mark.one_suite("trixie")
 def test_the_kill_switch_cancels_what_is_pending_drains_what_runs_and_holds_until_lifted(chain: Chain) -> None:
     chain.occupy(1)
-    jobs = waiting(chain, cpus=100, count=2, seconds=25)
+    jobs = waiting(chain, cpus=100, count=2, gate="stopped", seconds=1)
     with controller(chain):
         wait_until(lambda: sorted(chain.slurm_jobs().values()) == ["PENDING", "RUNNING"], 60, "one runs, one waits")
         wait_until(lambda: RUNNING in chain.states(jobs), 90, "a job runs")
         said = chain.htcebridge("pressure", "stop", "--reason", "the HPC's admins ask for it").stdout
         assert f"{SHARED}/STOP" in said
-        wait_until(lambda: list(chain.slurm_jobs().values()) in (["RUNNING"], []), 30, "nothing is pending")
+        wait_until(lambda: list(chain.slurm_jobs().values()) == ["RUNNING"], 30, "nothing is pending")
+        # It looks for the mark every 15 s: a job that ends before that would make room for the other.
+        wait_until(lambda: advertised(chain, "PilotDraining") == ["true"], 60, "what runs drains")
+        chain.open("stopped")
         wait_until(lambda: not chain.slurm_jobs(), 90, "the pilot has left when its job was done")
         (finished,) = [job for job in jobs if chain.done([job])]
         assert chain.starts(finished) <= 1, "it was not evicted"
@@ -114,6 +119,7 @@ def test_the_kill_switch_cancels_what_is_pending_drains_what_runs_and_holds_unti
         wait_until(lambda: chain.slurm_jobs(), 30, "pilots are submitted again")
 
 
+@pytest.mark.one_suite("trixie")
 def test_one_touched_file_is_a_kill_switch_even_while_the_tier1_is_down(chain: Chain) -> None:
     chain.occupy(2)
     waiting(chain, cpus=100)
@@ -156,7 +162,7 @@ def test_slurms_own_limits_cut_the_plan_and_are_named(chain: Chain) -> None:
 
 def test_pilots_that_wait_for_a_limit_are_no_supply_and_no_more_are_submitted(chain: Chain) -> None:
     chain.occupy(1)
-    waiting(chain, cpus=100, count=3, seconds=60)
+    waiting(chain, cpus=100, count=3, gate="never")
     once(chain)
     wait_until(lambda: sorted(chain.slurm_jobs().values())[0:2] == ["PENDING"] * 2, 30, "two wait")
     waiting(chain, cpus=100)
@@ -167,6 +173,7 @@ def test_pilots_that_wait_for_a_limit_are_no_supply_and_no_more_are_submitted(ch
         assert any("not counted as supply: QOSMaxJobsPerUserLimit" in reason for reason in found["reasons"])
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_submission_of_unknown_outcome_is_found_again_and_not_repeated(chain: Chain) -> None:
     waiting(chain, cpus=100, count=2)
     lost = f'{REAL_SBATCH} "$@" > /dev/null; echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1'
@@ -178,6 +185,7 @@ def test_a_submission_of_unknown_outcome_is_found_again_and_not_repeated(chain: 
     assert len(chain.slurm_jobs()) == 2
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_submission_that_never_arrived_is_made_again_after_a_minute(chain: Chain) -> None:
     waiting(chain)
     with sbatch_is(chain, 'echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1'):
@@ -212,6 +220,7 @@ def test_pilots_that_would_be_billed_to_another_qos_are_cancelled(chain: Chain) 
 # --------------------------------------------------------------------------- outcomes
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_node_on_which_pilots_fail_is_excluded_and_the_others_serve(chain: Chain) -> None:
     configure(chain, 'setup.sh"]', 'setup.sh", "[ $(hostname -s) != lrdn0001 ]"]')
     jobs = waiting(chain, cpus=100, count=2, seconds=20)
@@ -229,7 +238,7 @@ def test_a_node_on_which_pilots_fail_is_excluded_and_the_others_serve(chain: Cha
 
 
 def test_preempted_pilots_are_their_own_outcome(chain: Chain) -> None:
-    jobs = waiting(chain, cpus=100, seconds=300)
+    jobs = waiting(chain, cpus=100, gate="never")
     once(chain)
     wait_until(lambda: chain.states(jobs) == [RUNNING], 90, "the job runs")
     once(chain)
@@ -242,8 +251,8 @@ def test_preempted_pilots_are_their_own_outcome(chain: Chain) -> None:
 def test_pilots_cancelled_by_hand_and_pilots_without_work_are_told_apart(chain: Chain) -> None:
     jobs = waiting(chain, cpus=100)
     once(chain)
-    wait_until(lambda: chain.done(jobs), 90, "the job is done")
     (worked,) = chain.slurm_jobs()
+    wait_until(lambda: chain.done(jobs), 90, "the job is done")
     once(chain)
     wait_until(lambda: not chain.slurm_jobs(), 60, "it left when it was idle")
     assert outcome_of(chain, worked) == "ran"
@@ -260,8 +269,9 @@ def test_pilots_cancelled_by_hand_and_pilots_without_work_are_told_apart(chain: 
 # --------------------------------------------------------------------------- the tail
 
 
+@pytest.mark.one_suite("trixie")
 def test_when_nothing_waits_the_emptier_pilot_drains_and_comes_back_with_the_demand(chain: Chain) -> None:
-    long = waiting(chain, cpus=8, count=14, seconds=300) + waiting(chain, cpus=8, count=3, seconds=300)
+    long = waiting(chain, cpus=8, count=14, gate="never") + waiting(chain, cpus=8, count=3, gate="never")
     once(chain)
     wait_until(lambda: once(chain, expect=None) and chain.states(long) == [RUNNING] * 17, 120, "all run", every=3)
     for job in long[:7]:
@@ -284,8 +294,9 @@ def test_when_nothing_waits_the_emptier_pilot_drains_and_comes_back_with_the_dem
 # --------------------------------------------------------------------------- two controllers
 
 
+@pytest.mark.one_suite("trixie")
 def test_two_instances_share_an_account_and_see_each_others_pilots_as_others(chain: Chain) -> None:
-    waiting(chain, cpus=100, count=2, seconds=60)
+    waiting(chain, cpus=100, count=2, gate="never")
     once(chain)
     assert len(chain.slurm_jobs()) == 2
     text = CONFIGURATION.replace("[pressure]", '[pressure]\ninstance = "second"')
@@ -319,6 +330,7 @@ def test_the_negotiator_can_be_asked_and_is_left_alone_again(chain: Chain) -> No
 # --------------------------------------------------------------------------- recorded
 
 
+@pytest.mark.one_suite("trixie")
 def test_what_a_cycle_saw_and_decided_can_be_decided_again(chain: Chain) -> None:
     waiting(chain, cpus=100, count=2)
     record = "/leonardo/home/leo/cycles.jsonl"
@@ -333,6 +345,7 @@ def test_what_a_cycle_saw_and_decided_can_be_decided_again(chain: Chain) -> None
     chain.htcebridge("simulate", "--replay", record, expect=1)
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_controller_on_another_host_is_told_who_has_the_lock(chain: Chain) -> None:
     with controller(chain):
         wait_until(lambda: has_the_lock(chain), 30, "the controller has the lock")

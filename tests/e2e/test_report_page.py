@@ -25,7 +25,7 @@ from htcebridge.report.queries import read
 from tests.e2e.browser import Browser, browser
 from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, RUNNING, STATE, Chain, wait_until
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 HTTP = "127.0.0.1:9118"
 REPORT = "/leonardo/home/leo/report.html"
@@ -128,7 +128,7 @@ def totals(chain: Chain) -> dict[str, Any]:
 def test_the_page_shows_a_run_with_jobs_a_failure_and_a_preemption(
     chain: Chain, chromium: Browser, tmp_path: Path
 ) -> None:
-    jobs = chain.submit(count=3, cpus=8, seconds=300)
+    jobs = chain.submit(count=3, cpus=8, gate="never")
     run = [HTCEBRIDGE, "pressure", "run", "--http", HTTP]
     with chain.bed.popen("edge", run, user="leo", stderr=subprocess.PIPE, text=True) as process:
         try:

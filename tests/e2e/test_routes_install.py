@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import schema
-from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, PROJECT, Answer, Chain, wait_until
+from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, PROJECT, Answer, Chain, never, wait_until
 from tests.testbed import Testbed
 from tests.testbed.wheels import wheelhouse
 
@@ -217,6 +216,7 @@ def test_it_installs_once_and_uninstalls_to_what_was_there(ce: CEHost) -> None:
     assert "nothing to remove" in ce.routes("uninstall").stdout
 
 
+@pytest.mark.one_suite("forky")
 def test_the_doctor_on_the_ce_compares_its_routes(ce: CEHost) -> None:
     def routes_line(expect: int) -> tuple[str, str]:
         done = ce.bed.on("ce01", [f"{VENV}/bin/htcebridge", "doctor", "--json"], check=False)
@@ -237,6 +237,7 @@ def test_the_doctor_on_the_ce_compares_its_routes(ce: CEHost) -> None:
     assert "the files differ from the configuration" in said
 
 
+@pytest.mark.one_suite("forky")
 def test_what_it_did_not_write_is_not_touched(ce: CEHost) -> None:
     ce.bed.write("ce01", FILE, "# by hand\n")
     before = ce.files()
@@ -256,6 +257,7 @@ def test_what_it_did_not_write_is_not_touched(ce: CEHost) -> None:
     assert ce.files() == before
 
 
+@pytest.mark.one_suite("forky")
 def test_only_root_installs(ce: CEHost) -> None:
     answer = ce.routes("install", expect=2, user="cmspil001")
     assert "run this on the CE as root" in answer.stderr
@@ -304,6 +306,7 @@ def test_a_stopped_ce_gets_the_files_and_has_them_at_its_start(ce: CEHost) -> No
     assert ce.tables()[-1] == "Condor_Pool"
 
 
+@pytest.mark.one_suite("forky")
 def test_kill_9_at_any_step_leaves_the_old_set_or_the_new_one(ce: CEHost) -> None:
     old, new = WITH_POOL.format(text="old", prefix="60-"), WITH_POOL.format(text="new", prefix="61-")
     small = CONFIGURATION.replace('placement = "only"', 'placement = "only"\nmax_idle = 7')
@@ -335,6 +338,7 @@ def test_kill_9_at_any_step_leaves_the_old_set_or_the_new_one(ce: CEHost) -> Non
     assert states == {("old", "old"), ("old", "new"), ("new", "new")}
 
 
+@pytest.mark.one_suite("forky")
 def test_kill_9_while_uninstalling_leaves_a_whole_set_or_none(ce: CEHost) -> None:
     patch = WITH_POOL.format(text="old", prefix="60-")
     for number in range(1, 10):
@@ -375,6 +379,7 @@ def test_a_configuration_that_breaks_meanwhile_takes_ours_back_too(ce: CEHost) -
     assert ce.reconfigure() == "Condor_Pool"
 
 
+@pytest.mark.one_suite("forky")
 def test_a_second_install_is_kept_out(ce: CEHost) -> None:
     with holding(ce):
         assert "at work" in ce.routes("install", expect=75).stderr
@@ -384,8 +389,8 @@ def test_a_second_install_is_kept_out(ce: CEHost) -> None:
 @contextmanager
 def holding(ce: CEHost) -> Iterator[None]:
     """Another process that has the lock."""
-    hold = f"import fcntl, time; file = open('{STATE}/lock', 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
-    hold += "print('held', flush=True); time.sleep(60)"
+    hold = f"import fcntl, signal; file = open('{STATE}/lock', 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
+    hold += "print('held', flush=True); signal.pause()"
     ce.sh(f"mkdir -p {STATE}")
     process = ce.bed.popen("ce01", ["python3", "-c", hold], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -407,7 +412,7 @@ def test_installing_under_a_thousand_jobs_loses_none_and_routes_none_twice(ce: C
     def watch() -> None:
         while not done.is_set():
             states.append(len(ce.routed(cluster)))
-            time.sleep(0.7)
+            done.wait(0.7)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -417,7 +422,7 @@ def test_installing_under_a_thousand_jobs_loses_none_and_routes_none_twice(ce: C
     ce.routes("uninstall")
     ce.routes("install")
     wait_until(lambda: len(ce.routed(cluster)) >= 1000, 100, "all jobs are routed")
-    time.sleep(3)
+    never(lambda: len(ce.routed(cluster)) != 1000, 5, "a job is routed twice, or lost")
     done.set()
     watcher.join()
     copies = [job for job, _ in ce.routed(cluster)]

@@ -15,6 +15,7 @@ from . import bringup, condor, lifecycle
 from .commands import Commands
 from .errors import TestbedError, UsageError
 from .hosts import MAX_NODES, make_hosts
+from .pace import Patience
 from .places import run_dir
 from .root import check_machine, ensure_root
 from .services import Service, expected, orphans, running, service_of
@@ -124,14 +125,15 @@ class Testbed(Commands):
         else:
             self._signal(host, there, there.stop_signal)
         killed = False
-        deadline = time.monotonic() + STOP_TIMEOUT_S
+        patience = Patience(STOP_TIMEOUT_S)
         while self.pids(host, service):
-            if time.monotonic() > deadline and killed:
+            over = patience.over()
+            if over and killed:
                 raise TestbedError(f"{service} on {host} does not stop\n{self.log_tail(host, there)}")
-            if time.monotonic() > deadline:
+            if over:
                 # slurmctld waits for what it has under way with its nodes, minutes now and then (24.11, 26.05).
                 self._signal(host, there, signals.SIGKILL)
-                killed, deadline = True, time.monotonic() + STOP_TIMEOUT_S
+                killed, patience = True, Patience(STOP_TIMEOUT_S)
             time.sleep(POLL_S)
 
     def start(self, host: str, service: str) -> None:
@@ -170,21 +172,20 @@ class Testbed(Commands):
 
     def wait_ready(self, host: str, service: Service, timeout: float = START_TIMEOUT_S) -> None:
         """Wait until a daemon can be used. Raises TestbedError with the end of its log if it ends or takes too long."""
-        deadline = time.monotonic() + timeout
-        last_alive = time.monotonic()
+        patience, gone = Patience(timeout), Patience(EXEC_TIMEOUT_S)
         while True:
             alive = bool(self.pids(host, service.name))
-            last_alive = time.monotonic() if alive else last_alive
+            gone = Patience(EXEC_TIMEOUT_S) if alive else gone
             # A daemon under condor_master may take the master's back-off to come; others are there at once or never.
-            if not service.master_daemon and time.monotonic() - last_alive > EXEC_TIMEOUT_S:
+            if not service.master_daemon and gone.over():
                 raise TestbedError(f"{service.name} on {host} ended\n{self.log_tail(host, service)}")
             said = self.on(host, ["sh", "-c", service.ready], env=service.env, timeout=60, check=False)
             if alive and said.returncode == 0:
                 return
-            if time.monotonic() > deadline:
+            if patience.over():
                 answer = (said.stdout + said.stderr).strip()[-500:]
                 why = f"its check `{service.ready}` says {answer!r}" if alive else "it is not running"
-                what = f"{service.name} on {host} is not ready after {timeout:.0f} s: {why}"
+                what = f"{service.name} on {host} is not ready after {patience}: {why}"
                 raise TestbedError(f"{what}\n{self.log_tail(host, service)}")
             time.sleep(POLL_S)
 

@@ -16,6 +16,7 @@ from .errors import TestbedError
 from .files import Directory, File
 from .hosts import TIER1_DOMAIN
 from .inside import InsideProcess
+from .pace import Patience, scaled
 from .places import ETC
 
 DOOR_HOST, ORIGIN_HOST, PROXY_HOST = "tier1", "ce02", "ce01"
@@ -105,17 +106,17 @@ def serve(bed: Testbed, server: Server) -> Iterator[None]:
         finally:
             process.terminate()
             try:
-                process.wait(STOP_TIMEOUT_S)
+                process.wait(scaled(STOP_TIMEOUT_S))
             except subprocess.TimeoutExpired:
                 process.kill()
 
 
 def wait_ready(bed: Testbed, server: Server, process: InsideProcess) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
+    patience = Patience(READY_TIMEOUT_S)
     address = bed.host(server.host).address
     for port in server.ports:
         while bed.on(server.host, [*CONNECT, address, str(port)], check=False).returncode != 0:
-            if process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or patience.over():
                 end = bed.on(server.host, ["tail", "-n", "15", LOG], check=False).stdout.rstrip()
                 raise TestbedError(f"xrootd {server.name} on {server.host} does not answer on port {port}\n{end}")
             time.sleep(0.1)

@@ -99,7 +99,10 @@ def children(pid: int) -> list[int]:
 
 def start_time(pid: int) -> str:
     """What tells this process from a later one with the same number; empty if there is none."""
-    return next((stat[19] for found, stat in processes() if found == pid), "")
+    try:
+        return fields(Path("/proc") / str(pid))[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def processes() -> list[tuple[int, list[str]]]:
@@ -108,8 +111,11 @@ def processes() -> list[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                stat = (entry / "stat").read_text()
+                found.append((int(entry.name), fields(entry)))
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found.append((int(entry.name), stat.rpartition(")")[2].split()))
     return found
+
+
+def fields(process: Path) -> list[str]:
+    return (process / "stat").read_text().rpartition(")")[2].split()

@@ -19,16 +19,17 @@ from .bed import Testbed
 from .errors import TestbedError
 from .inside import children
 from .lifecycle import live_names
+from .pace import Patience, scaled
 from .places import HERE, run_dir
 
 GONE_WITHIN_S = 10.0
 UP_WITHIN_S = 120.0
 # An owner as pytest is one: it holds the bed in a `with` block, and is killed there.
 OWNER = """
-import sys, time
+import signal, sys
 from tests.testbed import Testbed
 with Testbed.up(sys.argv[1], name=sys.argv[2]):
-    time.sleep(600)
+    signal.pause()
 """
 
 
@@ -51,9 +52,9 @@ def killtest(suite: str, say: Callable[[str], object]) -> None:
         for after_s in (0.2, 0.6, 1.2, 1.8):
             with watched(name, f"{signal_sent.name} {after_s} s after the start of `up`", say):
                 up = start(["-m", "tests.testbed", "up", "--suite", suite, "--name", name])
-                time.sleep(after_s)
+                time.sleep(after_s)  # the moment itself is what is tried
                 up.send_signal(signal_sent)
-                code = up.wait(timeout=GONE_WITHIN_S)
+                code = up.wait(timeout=scaled(GONE_WITHIN_S))
                 if signal_sent is signal.SIGINT and code not in (130, -signal.SIGINT):
                     raise TestbedError(f"killtest: `up` ended with {code} after Ctrl-C")
 
@@ -63,10 +64,10 @@ def watched(name: str, what: str, say: Callable[[str], object]) -> Iterator[None
     """What is done inside starts a bed and kills it: afterwards nothing of it may be there."""
     before = interfaces()
     yield
-    started = time.monotonic()
+    started, patience = time.monotonic(), Patience(GONE_WITHIN_S)
     while left := leftovers(name, before):
-        if time.monotonic() - started > GONE_WITHIN_S:
-            raise TestbedError(f"killtest: {what}: left after {GONE_WITHIN_S:.0f} s: {'; '.join(left)}")
+        if patience.over():
+            raise TestbedError(f"killtest: {what}: left after {patience}: {'; '.join(left)}")
         time.sleep(0.05)
     say(f"ok: nothing left by {what} ({time.monotonic() - started:.2f} s)")
 
@@ -100,12 +101,11 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def wait_ready(name: str) -> None:
-    deadline = time.monotonic() + UP_WITHIN_S
-    while time.monotonic() < deadline:
-        if (run_dir(name) / "ready").exists():
-            return
+    patience = Patience(UP_WITHIN_S)
+    while not (run_dir(name) / "ready").exists():
+        if patience.over():
+            raise TestbedError(f"killtest: bed {name} is not up after {patience}")
         time.sleep(0.1)
-    raise TestbedError(f"killtest: bed {name} is not up after {UP_WITHIN_S:.0f} s")
 
 
 def parent(pid: int) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 from .errors import TestbedError, UsageError
 from .hosts import Host, Role
 from .inside import Door, children, start_time
+from .pace import Patience, scaled
 from .places import HERE, RUN_BASE, locked, run_dir, try_lock
 from .root import users_lock
 
@@ -127,7 +128,7 @@ def launch(name: str, suite: str, hosts: tuple[Host, ...], root: Path) -> tuple[
 def hear_holders(supervisor: subprocess.Popen[str], run: Path) -> dict[str, int]:
     """The supervisor's one line: the holders, or what went wrong."""
     assert supervisor.stdout is not None
-    readable, _, _ = select.select([supervisor.stdout], [], [], HOSTS_UP_TIMEOUT_S)
+    readable, _, _ = select.select([supervisor.stdout], [], [], scaled(HOSTS_UP_TIMEOUT_S))
     line = supervisor.stdout.readline() if readable else ""
     if not line:
         raise TestbedError(
@@ -175,9 +176,9 @@ def end(name: str) -> None:
     except UsageError:
         return
     os.kill(state.init_pid, signal.SIGKILL)
-    deadline = time.monotonic() + END_TIMEOUT_S
+    patience = Patience(END_TIMEOUT_S)
     while state.alive():
-        if time.monotonic() > deadline:
+        if patience.over():
             raise TestbedError(f"process {state.init_pid}, the init of bed {name}, does not die")
         time.sleep(0.02)
 

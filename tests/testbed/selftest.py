@@ -10,6 +10,7 @@ from pathlib import Path
 from . import data
 from .bed import Testbed
 from .errors import TestbedError
+from .pace import Patience
 from .places import ETC, run_dir
 from .services import find
 
@@ -177,8 +178,7 @@ def nodes_read_and_write_the_grids_data(bed: Testbed) -> None:
 def preemption_warns_steps(bed: Testbed) -> None:
     victim = sbatch(bed, "victim.sh", "leo")
     log = f"{HOME}/selftest/victim-{victim}.log"
-    until(30, "the victim runs", lambda: "start" in bed.on("edge", ["cat", log], check=False).stdout)
-    time.sleep(2)  # its step has to be there
+    until(30, "the victim's step runs", lambda: "step start" in bed.on("edge", ["cat", log], check=False).stdout)
     where = ["-p", "dcgp_usr_prod", "-A", "PAYING", "-w", "lrdn0001", "--exclusive"]
     asked = time.time()
     winner = bed.on("edge", ["sbatch", "--parsable", *where, "-t", "5", "--wrap", "sleep 1"], "leo2").stdout.strip()
@@ -261,8 +261,8 @@ def expect_equal(found: object, wanted: object, what: str) -> None:
 
 
 def until(seconds: float, what: str, holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while not holds():
-        if time.monotonic() > deadline:
-            raise TestbedError(f"selftest: not within {seconds:.0f} s: {what}")
+        if patience.over():
+            raise TestbedError(f"selftest: not within {patience}: {what}")
         time.sleep(0.5)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,41 +20,62 @@ from .root import apt_install
 
 PYTHONS = {"trixie": "3.13", "forky": "3.14"}
 PIP_TIMEOUT_S = 600
+KEPT_S = 24 * 3600
+# setuptools writes into the source directory (build/, *.egg-info), and a stale build/ would end up in the wheel.
+NOT_SOURCES = (
+    *(".git", "build", "dist", "*.egg-info", "__pycache__", ".venv", "venv", ".*_cache", ".hypothesis"),
+    "tests",
+)
 
 
 def wheelhouse(project: Path, suite: str, say: Callable[[str], object] = print) -> Path:
-    """A directory with every wheel that installing `project` on a host of `suite` needs.
+    """A directory with every wheel that installing `project` on a host of `suite` needs. It never changes.
 
-    The dependencies are downloaded once for each state of setup.cfg; the project's own wheel is built every time.
-    pip is this machine's, with this machine's settings: no index is named here.
+    The dependencies are downloaded once for each state of setup.cfg, the project's own wheel is built once for each
+    state of its sources. pip is this machine's, with this machine's settings: no index is named here.
     """
     if suite not in PYTHONS:
         raise UsageError(f"no suite {suite!r}; there are: {', '.join(PYTHONS)}")
     ensure_pip(say)
     asked = hashlib.sha256(f"{suite} {platform.machine()}".encode() + (project / "setup.cfg").read_bytes())
-    house = cache_dir() / f"wheels-{suite}-{asked.hexdigest()[:12]}"
+    name = f"wheels-{suite}-{asked.hexdigest()[:12]}"
+    dependencies, house = cache_dir() / f"{name}-dependencies", cache_dir() / f"{name}-{digest(project)[:12]}"
     with (
         locked(cache_dir() / f"wheels-{suite}.lock"),
         tempfile.TemporaryDirectory(prefix="building-wheels-", dir=cache_dir()) as work,
     ):
-        own = build_wheel(project, Path(work), say)
-        if not house.is_dir():
-            download(own, suite, Path(work) / "house", say)
-            (Path(work) / "house").rename(house)
-            remove_old(suite, keep=house)
-        # Versions of the project that were built before would be found too.
-        for older in house.glob(f"{own.name.split('-')[0]}-*.whl"):
-            older.unlink()
-        shutil.move(own, house / own.name)
+        if not house.is_dir() or not dependencies.is_dir():
+            shutil.rmtree(house, ignore_errors=True)
+            own = build_wheel(project, Path(work), say)
+            if not dependencies.is_dir():
+                download(own, suite, Path(work) / "house", say)
+                (Path(work) / "house" / own.name).unlink(missing_ok=True)
+                (Path(work) / "house").rename(dependencies)
+            whole = Path(work) / "whole"
+            whole.mkdir()
+            for wheel in (own, *dependencies.glob("*.whl")):
+                os.link(wheel, whole / wheel.name)
+            whole.rename(house)
+        for used in (dependencies, house):
+            os.utime(used)
+        remove_old(suite)
     return house
+
+
+def digest(project: Path) -> str:
+    """What the project's own wheel is made of, and nothing that is not: every file, with its content."""
+    found = hashlib.sha256()
+    for directory, inside, names in os.walk(project):
+        inside[:] = sorted(set(inside) - set(shutil.ignore_patterns(*NOT_SOURCES)(directory, inside)))
+        for path in (Path(directory) / name for name in sorted(names)):
+            found.update(f"{path.relative_to(project)} {path.stat().st_mode:o} ".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def build_wheel(project: Path, work: Path, say: Callable[[str], object]) -> Path:
     say(f"wheels: building {project.name}'s own")
     copy = work / "source"
-    # setuptools writes into the source directory (build/, *.egg-info), and a stale build/ would end up in the wheel.
-    ignore = shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".venv", "venv")
-    shutil.copytree(project, copy, ignore=ignore, symlinks=True)
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*NOT_SOURCES), symlinks=True)
     run_pip(["wheel", "--quiet", "--no-deps", f"--wheel-dir={work}", str(copy)])
     (own,) = work.glob("*.whl")
     return own
@@ -84,7 +106,8 @@ def ensure_pip(say: Callable[[str], object]) -> None:
         apt_install(["python3-pip", "python3-venv"], say)
 
 
-def remove_old(suite: str, keep: Path) -> None:
+def remove_old(suite: str) -> None:
+    """What no checkout has asked for since yesterday."""
     for old in cache_dir().glob(f"wheels-{suite}-*"):
-        if old.is_dir() and old != keep:
+        if old.is_dir() and time.time() - old.stat().st_mtime > KEPT_S:
             shutil.rmtree(old, ignore_errors=True)

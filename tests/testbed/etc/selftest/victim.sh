@@ -13,7 +13,7 @@ trap 'echo "batch TERM $(date +%s)"' TERM
 echo "start $(date +%s)"
 # shellcheck disable=SC2016  # the step's own shell expands it
 srun --overlap --ntasks=1 --cpus-per-task=1 --mem=0 sh -c \
-    'trap "echo step TERM \$(date +%s); exit 0" TERM; while :; do sleep 1; done' &
+    'trap "echo step TERM \$(date +%s); exit 0" TERM; echo step start; while :; do sleep 1; done' &
 while :; do
     sleep 1
 done
