@@ -26,13 +26,10 @@ import dataclasses, json, sys, time
 from pathlib import Path
 from htcebridge import model
 from htcebridge.config import file
-from htcebridge.pilot import ghost
-from htcebridge.pilot import ghost_view
-from htcebridge.tier1 import fit
-from htcebridge.pilot import script as pilot_script
-from htcebridge.tier1 import pool
+from htcebridge.pilot import ghost, ghost_view, script
+from htcebridge.tier1 import fit, pool as tier1
 asked = json.loads(sys.argv[1])
-config = config_file.load(Path.home() / ".config/htcebridge/htcebridge.toml")
+config = file.load(Path.home() / ".config/htcebridge/htcebridge.toml")
 grant, timeout_s = config.grant, config.tier1.timeout.total_seconds()
 pool = tier1.Pool(config.tier1.collector, Path.home() / ".condor/tokens.d", timeout_s=timeout_s)
 tag = tier1.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
@@ -49,11 +46,11 @@ answers = tier1.read_demand(pool, view.schedds, tag, asked.get("known"), now - w
 seconds = time.monotonic() - started
 memory = {name: ghost_view.Track(**track) for name, track in asked.get("memory", {}).items()}
 said, memory = ghost.read(config, view, answers, memory, version, now)
-matcher = matching.Matcher({name: pilot.template_ad(config, name, version) for name in config.resources})
+matcher = fit.Matcher({name: script.template_ad(config, name, version) for name in config.resources})
 groups = []
 for answer in answers:
     for group in answer.groups:
-        job = matching.evaluate(group.ad, config.demand.walltime, 28800)
+        job = fit.evaluate(group.ad, config.demand.walltime, 28800)
         fits, why_not = matcher.fit(group.ad)
         groups.append(model.Group(job.shape, job.walltime_s, group.owner, group.vo, group.idle, group.running,
             now - (group.oldest_qdate or now), fits, why_not, key=group.key, rejected=group.rejected))

@@ -276,7 +276,7 @@ def test_a_controller_that_has_not_cycled_for_long_and_a_kill_switch(chain: Chai
     path = f"{STATE}/leonardo.json"
     memory = json.loads(chain.bed.on("edge", ["cat", path], user="leo").stdout)
     for age_s, status in ((200, "warn"), (3 * 3600 + 60, "fail")):
-        memory["looked"] = int(time.time()) - age_s
+        memory["memory"]["upkeep"]["looked"] = int(time.time()) - age_s
         chain.bed.write("edge", path, json.dumps(memory), owner="leo")
         found = examine(chain, expect=1 if status == "fail" else 0)
         assert found["cycle", ""].status == status

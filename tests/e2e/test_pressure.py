@@ -81,7 +81,7 @@ def sbatch_is(chain: Chain, script: str) -> Iterator[None]:
 def outcomes(chain: Chain) -> dict[str, str]:
     """Pilot id -> what the controller says became of it."""
     text = chain.bed.on("edge", ["cat", f"{STATE}/leonardo.json"], user="leo").stdout
-    return {each["id"]: each["outcome"] for each in json.loads(text)["ended"]}
+    return {each["id"]: each["outcome"] for each in json.loads(text)["memory"]["pilots"]["ended"]}
 
 
 def outcome_of(chain: Chain, pilot: str) -> str:
