@@ -315,15 +315,27 @@ def test_an_executor_with_a_trap_is_the_only_one_told(start: Start, site: Path) 
     assert "payload heard" not in job.log.read_text()
 
 
+def sentinel_of(job: Job, seconds: float = 20) -> int:
+    """The process id of the sentinel once it listens: it sleeps then, in a child."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        listed = subprocess.run(
+            ["ps", "-o", "pid=,ppid=,args=", "-s", str(job.process.pid)], capture_output=True, text=True, check=False
+        ).stdout
+        rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+        sentinels = {pid for pid, _, args in rows if "sentinel" in args}
+        for _, parent, args in rows:
+            if args == "sleep 1" and parent in sentinels:
+                return int(parent)
+        time.sleep(0.05)
+    raise AssertionError(f"no sentinel listens: {job.session()}")
+
+
 def test_the_announcement_of_a_preemption_reaches_it(start: Start, site: Path, scratch: Path) -> None:
     write(site / "inner.sh", INNER)
     job = start(write(site / "wrapper.sh", WRAPPER))
     job.says("inner waits")
-    time.sleep(0.5)
-    sentinels = subprocess.run(
-        ["pgrep", "-s", str(job.process.pid), "-f", "sentinel"], capture_output=True, text=True, check=True
-    )
-    os.kill(int(sentinels.stdout.split()[0]), signal.SIGTERM)
+    os.kill(sentinel_of(job), signal.SIGTERM)
     code, said = job.ends()
     assert code == 0
     assert re.fullmatch(r"code=0 reason=Slurm announced the end at \S+", said)

@@ -21,7 +21,7 @@ from htcebridge.pilot.logs import OutcomeLine, parse_outcome, read_outcome
 
 # What the script calls. Time runs fifty times as fast; condor_status knows the pilot once `in_collector` is there.
 PROGRAMS = {
-    "sleep": 'exec /bin/sleep "$(awk "BEGIN { print $1 / 50 }")"',
+    "sleep": 'echo >> "$ROUNDS"\nexec /bin/sleep "$(awk "BEGIN { print $1 / 50 }")"',
     "condor_advertise": "cat > /dev/null",
     "condor_status": """case "$*" in
       *time*) ;;
@@ -31,14 +31,17 @@ PROGRAMS = {
     "srun": "exit 0",
     "scontrol": 'cat "$SHARED/job" 2> /dev/null',
 }
-# A condor_master that joins at once, obeys TERM and shows which signals it got and what it read then.
-OBEDIENT = """
+# A condor_master that obeys TERM and shows which signals it got and what it read then. It listens once `up` is there.
+UNSEEN = """
 log=${CONDOR_CONFIG%/*}/log
-: > "$log/.master_address"; : > "$log/.startd_address"; : > "$SHARED/in_collector"
 trap 'echo TERM >> "$SHARED/signals"; exit 0' TERM
 trap 'cat "${CONDOR_CONFIG%/*}/drain.conf" >> "$SHARED/signals"' HUP
 trap 'echo QUIT >> "$SHARED/signals"; exit 0' QUIT
+: > "$log/.master_address"; : > "$log/.startd_address"; : > "$SHARED/up"
 """
+# One that joins at once, and has been seen in the collector.
+OBEDIENT = UNSEEN + ': > "$SHARED/in_collector"\n'
+SEEN = 'until [ -e "${CONDOR_CONFIG%/*}/joined" ]; do /bin/sleep 0.02; done\n'
 WAIT = "while :; do [ ! -e $SHARED/leave ] || exit 0; /bin/sleep 0.05; done\n"
 JOBS = "for i in 1 2 3; do echo 'x slot1_1: Changing activity: Idle -> Busy'; done >> \"$log/StartLog\"\n"
 ID = "70_4"
@@ -72,6 +75,17 @@ class Run:
 
     def says(self, text: str) -> None:
         self.until(lambda: text in self.log.read_text())
+
+    def is_up(self) -> None:
+        """condor_master runs and hears signals."""
+        self.says("condor_master runs")
+        self.until((self.shared / "up").exists)
+
+    def looks_on(self, rounds: int = 12) -> None:
+        """Its watcher has slept so many times more: what it does by itself it has done by then."""
+        slept = self.folder / "rounds"
+        enough = slept.read_text().count("\n") + rounds
+        self.until(lambda: slept.read_text().count("\n") >= enough)
 
     def heard(self, text: str) -> None:
         """condor_master has got these signals, and read this at each HUP."""
@@ -114,6 +128,7 @@ def start(load: Callable[[str], Config], design_example: str, tmp_path: Path, co
         pack(tmp_path, {**PROGRAMS, "condor_master": master})
         given = {"SLURM_JOB_ID": "74", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "4", **SLURM, **variables}
         env = {"PATH": "/usr/bin:/bin", "SLURM_MEM_PER_NODE": "494000", "SHARED": str(tmp_path / "plain")}
+        env["ROUNDS"] = str(tmp_path / "rounds")
         env["SLURM_JOB_END_TIME"] = str(int(time.time()) + 7200)
         (tmp_path / "plain").symlink_to(shared)
         env.update({name: value for name, value in given.items() if value is not None})
@@ -143,7 +158,7 @@ def pack(folder: Path, programs: dict[str, str]) -> None:
 
 
 def test_it_says_last_that_it_joined_and_how_many_jobs_it_ran(start: Start) -> None:
-    run = start(OBEDIENT + JOBS + 'mv "$log/StartLog" "$log/StartLog.old"\n' + JOBS + "/bin/sleep 1\nexit 0")
+    run = start(OBEDIENT + JOBS + 'mv "$log/StartLog" "$log/StartLog.old"\n' + JOBS + "exit 0")
     assert run.ends() == (0, OutcomeLine(0, True, 6, "idle or at the end of its life"))
 
 
@@ -173,8 +188,8 @@ def test_it_says_what_was_lost_when_it_had_to_leave(start: Start) -> None:
     lost = ad.format(8, f"$(({now} + 1))", f"$(({now} - 99))")
     dies = f"""trap 'printf "{old}{lost}" > "$log/startd_history"; exit 0' TERM\n"""
     run = start(OBEDIENT + JOBS + dies + WAIT)
-    run.says("condor_master runs")
-    run.until(lambda: (run.shared / "in_collector").exists())
+    run.is_up()
+    run.until((run.folder / "plain" / "in_collector").exists)
     run.process.send_signal(signal.SIGUSR1)
     code, said = run.ends()
     assert (code, said.jobs, said.evicted) == (0, 3, 1)
@@ -195,17 +210,17 @@ def test_a_startd_that_dies_again_and_again_ends_the_pilot(start: Start) -> None
 
 
 def test_it_says_that_it_joined_though_no_job_came(start: Start) -> None:
-    run = start(OBEDIENT + "/bin/sleep 1\nexit 99")
+    run = start(OBEDIENT + SEEN + "exit 99")
     assert run.ends() == (0, OutcomeLine(0, True, 0, "idle or at the end of its life"))
 
 
 def test_a_job_proves_that_it_joined(start: Start) -> None:
-    run = start(OBEDIENT + 'rm "$SHARED/in_collector"\n' + JOBS + "/bin/sleep 1\nexit 0")
+    run = start(UNSEEN + JOBS + "exit 0")
     assert run.ends() == (0, OutcomeLine(0, True, 3, "idle or at the end of its life"))
 
 
 def test_a_pilot_that_the_collector_never_showed_fails_as_such(start: Start) -> None:
-    run = start(OBEDIENT + 'rm "$SHARED/in_collector"\n/bin/sleep 1\nexit 0')
+    run = start(UNSEEN + "exit 0")
     assert run.ends() == (31, OutcomeLine(31, False, 0, "left without having been seen in the collector"))
 
 
@@ -228,15 +243,14 @@ def test_no_variable_of_the_environment_is_a_knob_of_its_daemons(start: Start) -
 
 
 def test_a_failed_pilots_logs_stand_before_its_last_line(start: Start) -> None:
-    run = start(OBEDIENT + 'echo "what went wrong" > "$log/MasterLog"\n/bin/sleep 1\nexit 4')
+    run = start(OBEDIENT + SEEN + 'echo "what went wrong" > "$log/MasterLog"\nexit 4')
     assert run.ends() == (30, OutcomeLine(30, True, 0, "condor_master ended with code 4"))
     assert "what went wrong" in run.log.read_text()
 
 
 def test_a_pilot_that_is_told_to_leave_before_it_joins_has_not_failed(start: Start) -> None:
-    run = start(OBEDIENT + 'rm "$SHARED/in_collector"\n' + WAIT)
-    run.says("condor_master runs")
-    time.sleep(0.5)
+    run = start(UNSEEN + WAIT)
+    run.is_up()
     run.process.send_signal(signal.SIGUSR1)
     assert run.ends() == (0, OutcomeLine(0, False, 0, "the end of the walltime is near"))
     assert (run.shared / "signals").read_text() == "TERM\n"
@@ -245,8 +259,8 @@ def test_a_pilot_that_is_told_to_leave_before_it_joins_has_not_failed(start: Sta
 def test_the_first_reason_to_leave_is_the_reason(start: Start) -> None:
     stays = """trap 'echo TERM >> "$SHARED/signals"' TERM\n"""
     run = start(OBEDIENT + stays + WAIT)
-    run.says("condor_master runs")
-    run.until(lambda: (run.shared / "in_collector").exists())
+    run.is_up()
+    run.until((run.folder / "plain" / "in_collector").exists)
     run.process.send_signal(signal.SIGUSR1)
     run.heard("TERM\n")
     run.process.send_signal(signal.SIGTERM)
@@ -266,7 +280,7 @@ def test_the_first_reason_to_leave_is_the_reason(start: Start) -> None:
     ],
 )
 def test_slurmdbds_lower_case_and_no_accounting_at_all_are_no_mistake(start: Start, variables: dict[str, str]) -> None:
-    assert start(OBEDIENT + "/bin/sleep 1\nexit 0", **variables).ends()[0] == 0
+    assert start(OBEDIENT + SEEN + "exit 0", **variables).ends()[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -316,14 +330,14 @@ def test_a_pilot_that_starts_under_a_mark_never_starts_condor_master(start: Star
 @pytest.mark.parametrize("reason", REASONS)
 def test_the_startd_hears_once_of_a_mark_and_once_that_it_is_gone(start: Start, reason: str) -> None:
     run = start()
-    run.says("condor_master runs")
+    run.is_up()
     set_mark(run.shared, reason)
     run.says(f"drains: {reason}")
     run.heard(TRUE.format(f'"{reason}"'))
     lift_mark(run.shared, reason)
     run.says("takes jobs again")
     run.heard(TRUE.format(f'"{reason}"') + FALSE)
-    time.sleep(1)
+    run.looks_on()
     run.heard(TRUE.format(f'"{reason}"') + FALSE)
     (run.shared / "leave").touch()
     assert run.ends() == (0, OutcomeLine(0, True, 0, "idle or at the end of its life"))
@@ -331,11 +345,11 @@ def test_the_startd_hears_once_of_a_mark_and_once_that_it_is_gone(start: Start, 
 
 
 def test_a_mark_that_comes_before_condor_master_listens_waits_for_it(start: Start) -> None:
-    run = start('rm -f "$SHARED/x"\n' + OBEDIENT.replace(': > "$log/.master_address"; ', "") + WAIT)
-    run.says("condor_master runs")
+    run = start(OBEDIENT.replace(': > "$log/.master_address"; ', "") + WAIT)
+    run.is_up()
     set_mark(run.shared, "pilot")
     run.says("drains: pilot")
-    time.sleep(0.5)
+    run.looks_on()
     assert not (run.shared / "signals").exists(), "a HUP would have ended it"
     next((run.folder / "node scratch").glob("*/log")).joinpath(".master_address").touch()
     run.heard(TRUE.format('"pilot"'))
@@ -343,7 +357,7 @@ def test_a_mark_that_comes_before_condor_master_listens_waits_for_it(start: Star
 
 def test_condor_master_is_told_to_leave_when_a_drained_startd_is_gone(start: Start) -> None:
     run = start()
-    run.says("condor_master runs")
+    run.is_up()
     set_mark(run.shared, "stop")
     run.heard(TRUE.format('"stop"'))
     next((run.folder / "node scratch").glob("*/log")).joinpath(".startd_address").unlink()
@@ -353,9 +367,9 @@ def test_condor_master_is_told_to_leave_when_a_drained_startd_is_gone(start: Sta
 
 def test_a_startd_that_restarts_ends_no_pilot_that_is_not_drained(start: Start) -> None:
     run = start()
-    run.says("condor_master runs")
+    run.is_up()
     next((run.folder / "node scratch").glob("*/log")).joinpath(".startd_address").unlink()
-    time.sleep(1)
+    run.looks_on()
     assert run.process.poll() is None
     assert not (run.shared / "signals").exists()
 
@@ -363,14 +377,14 @@ def test_a_startd_that_restarts_ends_no_pilot_that_is_not_drained(start: Start) 
 @pytest.mark.parametrize("drained", [False, True])
 def test_a_vanished_shared_directory_neither_drains_nor_undrains(start: Start, drained: bool) -> None:
     run = start()
-    run.says("condor_master runs")
+    run.is_up()
     before = TRUE.format('"tail"') if drained else ""
     if drained:
         set_mark(run.shared, "tail")
         run.heard(before)
     gone = run.shared.with_name("gone")
     run.shared.rename(gone)
-    time.sleep(1.5)
+    run.looks_on()
     gone.rename(run.shared)
     assert run.process.poll() is None
     assert ((run.shared / "signals").read_text() if drained else "") == before
@@ -396,7 +410,7 @@ def test_a_look_that_hangs_hangs_nothing_else_and_is_alone(start: Start, tmp_pat
     )
     run = start(patch=lambda script: script.replace("\nwho_and_where\n", f"\n{hang}who_and_where\n"))
     run.until((tmp_path / "shared it's" / "hanging").exists)
-    time.sleep(1.5)
+    run.looks_on()
     (run.shared / "leave").touch()
     assert run.ends() == (0, OutcomeLine(0, True, 0, "idle or at the end of its life"))
     assert (run.shared / "hanging").read_text() == "\n", "one look at a time"
