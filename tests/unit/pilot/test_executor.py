@@ -320,7 +320,10 @@ def sentinel_of(job: Job, seconds: float = 20) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         listed = subprocess.run(
-            ["ps", "-o", "pid=,ppid=,args=", "-s", str(job.process.pid)], capture_output=True, text=True, check=False
+            ["ps", "-ww", "-o", "pid=,ppid=,args=", "-s", str(job.process.pid)],
+            capture_output=True,
+            text=True,
+            check=False,
         ).stdout
         rows = [line.split(maxsplit=2) for line in listed.splitlines()]
         sentinels = {pid for pid, _, args in rows if "sentinel" in args}
@@ -328,7 +331,7 @@ def sentinel_of(job: Job, seconds: float = 20) -> int:
             if args == "sleep 1" and parent in sentinels:
                 return int(parent)
         time.sleep(0.05)
-    raise AssertionError(f"no sentinel listens: {job.session()}")
+    raise AssertionError(f"no sentinel listens: {rows}")
 
 
 def test_the_announcement_of_a_preemption_reaches_it(start: Start, site: Path, scratch: Path) -> None:
