@@ -47,6 +47,7 @@ from htcebridge.state.memory import (
     Schedds,
     Spent,
     Upkeep,
+    fingerprint,
     recall,
     remember,
 )
@@ -687,6 +688,39 @@ def test_a_pilot_token_that_is_missing_or_open_stops_the_cycle_before_anything_i
 def test_no_resource_means_nothing_to_do_and_says_so(load: Callable[[str], Config]) -> None:
     with pytest.raises(ConfigError, match=r"no \[resource\.NAME\]"):
         cycle.look(load('[tier1]\ncollector = "cm"\n'))
+
+
+def test_a_controller_is_upgraded_under_running_pilots(
+    two: Config, world: World, fake_command: Callable[..., Path]
+) -> None:
+    """What the version before knew of them goes on: who was cancelled, who worked, what is disabled."""
+    now = int(time.time())
+    seen = {"resource": "dcgp", "plan_id": "p", "submitted": now - 900, "started": now - 800, "joined": now - 700}
+    disabled = {"why": "Invalid qos", "since": now - 99, "fingerprint": fingerprint(two.resources["zweite"])}
+    flat = {
+        "streaks": {"surplus": {"dcgp": 2}, "wanted": {}, "sparse": {}},
+        "pilots": {"5_1": {**seen, "worked": True}, "5_2": {**seen, "started": None, "cancelled": True}},
+        "disabled": {"zweite": disabled},
+        "totals": {"cycles|ok": 41.0},
+        "looked": now - 60,
+    }
+    state = two.pressure.state_dir.path
+    state.mkdir(parents=True)
+    (state / "leonardo.json").write_text(json.dumps(flat))
+    world.queue(row("5_1", "COMPLETED", end=str(now)), row("5_2", "CANCELLED"))
+    ends = [
+        f"5_1|COMPLETED|0:0|{now - 900}|{now - 800}|{now}|800|1|lrdn1|None",
+        f"5_2|CANCELLED by {os.getuid()}|0:0|{now - 900}|{now}|{now}|0|0||None",
+    ]
+    fake_command("sacct", stdout="".join(f"{end}\n" for end in ends))
+    result = once(two)
+    memory = recall(two)
+    assert {each.id: each.outcome for each in memory.pilots.ended} == {
+        "5_1": Outcome.RAN,
+        "5_2": Outcome.CANCELLED_BY_US,
+    }
+    assert "resource zweite: disabled: Invalid qos" in result.problems
+    assert sum(number for name, number in memory.records.totals.items() if name.startswith("cycles|")) == 42
 
 
 # --------------------------------------------------------------------------- recorded, and decided again
