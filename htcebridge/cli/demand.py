@@ -26,7 +26,7 @@ from htcebridge.cli.output import (
     watch_option,
 )
 from htcebridge.config.tables import Config
-from htcebridge.controller import observe
+from htcebridge.controller import observe, waiting
 from htcebridge.errors import ExitCode
 from htcebridge.model import Demand, Group
 from htcebridge.state.memory import recall
@@ -53,8 +53,8 @@ def command(
         now = int(time.time())
         view = observe.read_collector(config)
         schedds = pool.with_absent(config, view.schedds, now, recall(config).schedds.known)
-        answers = observe.ask_schedds(config, schedds, {}, now)
-        found = observe.demand_of(observe.matched(config, schedds, answers, now), answers)
+        answers = waiting.ask_schedds(config, schedds, {}, now)
+        found = waiting.demand_of(waiting.matched(config, schedds, answers, now), answers)
         groups = chosen(found.groups, _row, KEYS, filters, sort, reverse)
         last[:] = [replace(found, groups=tuple(groups))]
         return last[0]

@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from htcebridge.config.tables import Config
-from htcebridge.controller import follow, learn, submissions
+from htcebridge.controller import follow, learn, submissions, waiting
 from htcebridge.controller.observation import Collector, Marks, Near, Negotiator, Observation, Source, Waiting
 from htcebridge.controller.pilots import pilots_of
 from htcebridge.errors import BridgeError, ConfigError, UnknownState
-from htcebridge.model import Demand, Group, ScheddAnswer
-from htcebridge.pilot import ghost, ghost_view, marks, script
+from htcebridge.pilot import ghost, ghost_view, marks
 from htcebridge.pilot.logs import OutcomeLine, read_outcome
 from htcebridge.slurm.commands import Billing, Slurm
 from htcebridge.state import resets
 from htcebridge.state.ledger import Entry, Ledger
 from htcebridge.state.memory import Memory
 from htcebridge.tier1 import pool, tokens
-from htcebridge.tier1.fit import Matcher, evaluate
 from htcebridge.units import format_duration
-
-# Older than some negotiation cycles a rejection says nothing about now.
-_REJECTED_LATELY_S = 1800
 
 T = TypeVar("T")
 
@@ -193,98 +188,17 @@ def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> W
     refusal = ghost.refusal([each.version for each in view.negotiators]) if wants_negotiator else ""
     asks_negotiator = wants_negotiator and not refusal
     window_s = ghost.window_s(config, view) if asks_negotiator else None
-    answers = ask_schedds(config, schedds, memory.schedds.qdates, now, window_s)
+    answers = waiting.ask_schedds(config, schedds, memory.schedds.qdates, now, window_s)
     if not any(answer.error is None for answer in answers):
         raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
-    groups = matched(config, schedds, answers, now)
-    version = version_of(schedds)
+    groups = waiting.matched(config, schedds, answers, now)
+    version = waiting.version_of(schedds)
     says = Negotiator(view.ghosts, version, {}, (refusal,) if refusal else (), asks_negotiator)
     if asks_negotiator:
         found, tracks = ghost.read(config, view, answers, memory.ghosts, version, now)
         says = replace(says, tracks=tracks, alarms=tuple(ghost_view.disagreements(groups, found)))
         groups = ghost_view.confirmed(groups, found)
-    return Waiting(demand_of(groups, answers), pool.qdates(answers), says)
-
-
-def ask_schedds(
-    config: Config, schedds: Sequence[pool.Schedd], known: pool.Qdates, now: int, window_s: int | None = None
-) -> list[pool.ScheddGroups]:
-    """Ask these schedds what waits; `known` is the cache that the last answers left (`tier1.pool.qdates`).
-
-    `window_s`: ask also what the negotiator turned away for so long.
-    """
-    if window_s is None and config.pressure.either_only_rejected:
-        window_s = _REJECTED_LATELY_S
-    since = now - window_s if window_s is not None else None
-    return pool.read_demand(pool.pool_of(config), schedds, pool.tag_of(config), known, since)
-
-
-def matched(
-    config: Config, schedds: Sequence[pool.Schedd], answers: Sequence[pool.ScheddGroups], now: int
-) -> list[Group]:
-    """What waits, each group of each schedd matched against each resource."""
-    # A manual glidein's startds are in another pool: no job of this one runs there.
-    ours = [name for name, resource in config.resources.items() if resource.executor is None]
-    matcher = Matcher({name: script.template_ad(config, name, version_of(schedds)) for name in ours})
-    return [group for answer in answers for group in _groups(answer, matcher, config, now)]
-
-
-def demand_of(groups: Iterable[Group], answers: Sequence[pool.ScheddGroups]) -> Demand:
-    """The groups of all schedds together, largest first, and how each schedd answered."""
-    return Demand(
-        groups=tuple(
-            sorted(merged(groups), key=lambda group: (-group.idle, -group.running, group.owner, group.walltime_s))
-        ),
-        schedds=tuple(ScheddAnswer(answer.schedd, answer.seconds, answer.error) for answer in answers),
-    )
-
-
-def version_of(schedds: Iterable[pool.Schedd]) -> str:
-    """The HTCondor that the pool runs, for which pilots are taken to be too."""
-    return next((schedd.version for schedd in schedds if schedd.version), "")
-
-
-def merged(groups: Iterable[Group]) -> list[Group]:
-    """Groups that differ in nothing that anybody sees become one."""
-    found: dict[object, Group] = {}
-    for group in groups:
-        why_not = tuple(sorted(group.why_not.items()))
-        key = (group.shape, group.walltime_s, group.owner, group.vo, group.resources, why_not, group.rejected)
-        other = found.get(key)
-        found[key] = (
-            replace(
-                group,
-                idle=group.idle + other.idle,
-                running=group.running + other.running,
-                oldest_s=max(group.oldest_s, other.oldest_s),
-                key="",
-            )
-            if other
-            else group
-        )
-    return list(found.values())
-
-
-def _groups(answer: pool.ScheddGroups, matcher: Matcher, config: Config, now: int) -> Iterable[Group]:
-    default_s = int(config.pilot.default_walltime.total_seconds())
-    either = {vo.name.lower() for vo in config.vos if vo.placement == "either"}
-    for group in answer.groups:
-        job = evaluate(group.ad, config.demand.walltime, default_s)
-        resources, why_not = matcher.fit(group.ad)
-        yield Group(
-            shape=job.shape,
-            walltime_s=job.walltime_s,
-            owner=group.owner,
-            vo=group.vo,
-            idle=group.idle,
-            running=group.running,
-            oldest_s=max(0, now - group.oldest_qdate) if group.oldest_qdate is not None else 0,
-            resources=resources,
-            why_not=why_not,
-            either=group.vo.lower() in either,
-            rejected=group.rejected,
-            key=group.key,
-        )
+    return Waiting(waiting.demand_of(groups, answers), pool.qdates(answers), says)
 
 
 # --------------------------------------------------------------------------- what memory says is due

@@ -15,7 +15,7 @@ from htcebridge.cli import demand as demand_command
 from htcebridge.cli import output
 from htcebridge.cli import pressure as pressure_command
 from htcebridge.config.tables import Config
-from htcebridge.controller import observe
+from htcebridge.controller import observe, waiting
 from htcebridge.errors import ExitCode
 from htcebridge.model import Demand, Group, Plan, ResourcePlan, ScheddAnswer, Shape, Startd
 from htcebridge.slurm.text import QUEUE_HEADER
@@ -339,9 +339,9 @@ def test_pilots_stand_on_one_line_each(htcebridge_command: Run, example: Path, t
 def demand_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     schedds = (pool.Schedd("ce01", "<1.2.3.4:9618>", "v"),)
     monkeypatch.setattr(pool, "read_pool", lambda *_: pool.PoolView(schedds, ()))
-    monkeypatch.setattr(observe, "ask_schedds", lambda *_: [])
-    monkeypatch.setattr(observe, "matched", lambda *_: [])
-    monkeypatch.setattr(observe, "demand_of", lambda *_: DEMAND)
+    monkeypatch.setattr(waiting, "ask_schedds", lambda *_: [])
+    monkeypatch.setattr(waiting, "matched", lambda *_: [])
+    monkeypatch.setattr(waiting, "demand_of", lambda *_: DEMAND)
 
 
 def test_demand_shows_reasons_and_silent_schedds(htcebridge_command: Run, example: Path, demand_shown: None) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import demand_query
 from htcebridge.config.tables import Config
-from htcebridge.controller.observe import ask_schedds
+from htcebridge.controller.waiting import ask_schedds
 from htcebridge.tier1 import pool
 
 VERSION = "$CondorVersion: 25.14.1 2026-10-16 $"

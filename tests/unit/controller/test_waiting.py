@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from htcebridge.config.tables import Config
-from htcebridge.controller import observe
+from htcebridge.controller import waiting
 from htcebridge.controller.pilots import join
 from htcebridge.model import Group, PilotPhase, Shape, SlurmJob, Startd, Wait
 from htcebridge.tier1 import pool
@@ -103,7 +103,7 @@ def test_a_dead_pilots_ad_that_lingers_is_not_shown_as_its_startd(config: Config
 
 
 def test_groups_of_several_schedds_that_look_the_same_become_one() -> None:
-    (merged,) = observe.merged([group(idle=5, running=1, oldest_s=60), group(idle=7, running=2, oldest_s=90)])
+    (merged,) = waiting.merged([group(idle=5, running=1, oldest_s=60), group(idle=7, running=2, oldest_s=90)])
     assert (merged.idle, merged.running, merged.oldest_s) == (12, 3, 90)
 
 
@@ -119,7 +119,7 @@ def test_groups_of_several_schedds_that_look_the_same_become_one() -> None:
     ],
 )
 def test_groups_that_differ_in_what_anybody_sees_stay_apart(change: dict[str, object]) -> None:
-    assert len(observe.merged([group(), group(**change)])) == 2
+    assert len(waiting.merged([group(), group(**change)])) == 2
 
 
 def test_demand_of_every_schedd_is_matched_and_added_up(config: Config) -> None:
@@ -134,7 +134,7 @@ def test_demand_of_every_schedd_is_matched_and_added_up(config: Config) -> None:
     }
     answers = [pool.ScheddGroups(name, 0.1, tuple(groups)) for name, groups in rows.items()]
     answers.append(pool.ScheddGroups("ce03", 20.0, error="no answer in 20 s"))
-    demand = observe.demand_of(observe.matched(config, [], answers, NOW), answers)
+    demand = waiting.demand_of(waiting.matched(config, [], answers, NOW), answers)
     fitting, too_big = demand.groups
     assert (fitting.idle, fitting.running, fitting.oldest_s, fitting.resources) == (7, 1, 70, ("dcgp",))
     assert (too_big.idle, too_big.resources) == (1, ())
