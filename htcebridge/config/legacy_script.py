@@ -1,6 +1,9 @@
 """What a shell script of the old tool asks of Slurm: its simple assignments and its `srun` line, nothing else.
 
 This is no shell. What it does not understand stays as text with a $ in it, and whoever reads the result asks the admin.
+By hand, though there are parsers: bashlex 0.18 knows no arithmetic, array, `[[` or `case`, gives up at a nesting of 300
+and is under the GPL. tree-sitter-bash 0.25 is for colours: it makes two words of `"a"\\;b`, ends an assignment at
+a line that goes on, and with what mends that the module would be longer.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ from dataclasses import dataclass, replace
 
 # A command substitution: what it gives is known on the spot only.
 SUBSTITUTION = "$(...)"
+# Characters of a script; the old tool's have one or two thousand. Some that are hardly shell take the square of it.
+_LONGEST_SCRIPT = 16 * 1024
+# Of a command with its variables put in; those beyond stay as text. Forty lines of A=$A$A would fill the memory.
+_LONGEST_COMMAND = 4096
 # These mean something else on the node than where the script is read.
 _OF_THE_NODE = re.compile(r"(SLURM|SBATCH|PMI)\w*|TMPDIR|TMP|TEMP|HOSTNAME|PWD|OLDPWD|SHLVL|PPID|UID|RANDOM|SECONDS|_")
 # srun(1) of 22.05 to 26.05: its short options, and which options take no value, or only one behind '='.
@@ -58,8 +65,11 @@ class Launch:
 def parse(text: str, arguments: Sequence[str], directory: str, environment: Mapping[str, str]) -> Launch | None:
     """The script's first `srun` that starts something; None if there is none.
 
-    `directory` is where the script was started, `arguments` what it was started with.
+    `directory` is where the script was started, `arguments` what it was started with. Raises ValueError if the text is
+    too long to be a script of the old tool.
     """
+    if len(text) > _LONGEST_SCRIPT:
+        raise ValueError(f"{len(text)} characters are no script of the old tool")
     variables = {name: value for name, value in environment.items() if not _OF_THE_NODE.fullmatch(name)}
     variables |= {"PWD": directory, **{str(number): word for number, word in enumerate(arguments, start=1)}}
     exports: dict[str, str] = {}
@@ -123,7 +133,10 @@ def _expanded(command: str, variables: Mapping[str, str]) -> str:
             value = SUBSTITUTION
         elif kind == "variable":
             value = variables.get(piece["name"] or piece["bare"], piece["default"])
-        made += piece[0] if value is None else _inserted(value, quoted, made)
+        if value is None or len(made) + len(value) > _LONGEST_COMMAND:
+            made += piece[0]
+        else:
+            made += _inserted(value, quoted, made)
     return made
 
 

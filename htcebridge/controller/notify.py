@@ -1,4 +1,8 @@
-"""Tells systemd how the controller is: sd_notify(3), which is one datagram, so no library is asked for.
+"""Tells systemd how the controller is: sd_notify(3), which is one datagram.
+
+By hand, for the libraries hang where this gives up after a second, at a socket that nobody reads: sdnotify 0.3.2 (of
+2017, and it loses a status that is not Latin-1) in its thread, cysystemd 2.0.5 with the whole process. systemd-python
+has no wheels. $WATCHDOG_USEC and the lines of a message would be ours to read and to clean with any.
 
 Nothing here raises because of the socket: a controller that systemd does not hear runs on, and the watchdog ends it
 if that was a mistake.

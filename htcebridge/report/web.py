@@ -2,10 +2,16 @@
 
 It serves a fixed list of paths, GET and HEAD alone, in threads of its own: a request neither waits for a cycle nor
 delays one, and what one request breaks is only its own answer. Nothing is read from disk by name.
+
+On Python's own server. waitress 3.0.2 makes it 30 lines shorter and less safe: a client that takes nothing of an
+answer of 3 MB holds its place for good, and sixteen of those the port; a loop in another thread has no public way to
+end; the Host header and the methods stay ours to look at. prometheus_client's WSGI app would stand for one line here,
+and would answer HEAD with 405.
 """
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import logging
 import socket
@@ -25,7 +31,7 @@ log = logging.getLogger("htcebridge")
 
 # More at a time are closed unanswered: Prometheus and a few people, not a crowd.
 _MOST_REQUESTS = 16
-# For a request to come in, and for an answer to be taken.
+# For a whole request to come in, and for an answer to be taken.
 _TIMEOUT_S = 10.0
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -171,11 +177,33 @@ class _Server(ThreadingHTTPServer):
         log.debug("a request from %s broke", client_address, exc_info=True)
 
 
+class _InTime(io.RawIOBase):
+    """What a client sends. A socket's own time-out begins anew with each byte, so a trickle would never end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._ends = time.monotonic() + _TIMEOUT_S
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        self._connection.settimeout(max(0.001, self._ends - time.monotonic()))
+        try:
+            return self._connection.recv_into(into)
+        finally:
+            self._connection.settimeout(_TIMEOUT_S)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = _TIMEOUT_S
     server_version = "htcebridge"
     sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_InTime(self.connection))
 
     def do_GET(self) -> None:
         self._answer()

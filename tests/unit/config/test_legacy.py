@@ -418,6 +418,9 @@ def launch(text: str, *arguments: str, **environment: str) -> Launch:
         "A=acc\nB=${A}\nsrun -A ${B} -p ${P:-part} -c ${C-4} ./x",
         "srun -A acc \\\n  -p part \\\n  -c 4 ./x",
         "A=wrong\nA=acc # right\nsrun -A $A -p part -c 4 ./x # -A other",
+        'OPTS="-A acc \\\n  -p part"\nSRUN="srun $OPTS"\n$SRUN -c $((2+2)) -c 4 ./x',
+        "start() { srun -A acc -p part -c 4 ./x; }\nstart",
+        "if [[ -n $1 && $2 == c* ]]; then exit; fi\nsrun -A acc -p part -c 4 ./x",
     ],
 )
 def test_ways_to_write_the_same_srun(line: str) -> None:
@@ -480,3 +483,22 @@ def test_arguments_of_the_job_executor_are_its_variables() -> None:
 )
 def test_a_text_that_is_hardly_shell_does_no_harm(text: str) -> None:
     legacy_script.parse(text, (), "/old", {})
+
+
+@pytest.mark.parametrize(
+    "many", ["(", "$(", "$(()", "${x:-", "`", "\"'", "$A ", "A=x\n", "a=", "<<A ", "{", "[[ ", "case x in "]
+)
+def test_a_script_may_be_nested_or_long_without_harm(many: str) -> None:
+    legacy_script.parse("A=x\necho " + many * (16_000 // len(many)) + "\nsrun ./x\n", (), "/old", {})
+
+
+def test_a_value_does_not_grow_without_end() -> None:
+    found = launch("A=xxxx\n" + "A=$A$A$A$A\n" * 30 + "srun -A $A ./x")
+    assert "$A" in found.options["account"]
+    assert len(found.options["account"]) <= 4096
+
+
+def test_what_is_far_too_long_is_refused(old: Callable[..., Path]) -> None:
+    (note,) = legacy.import_files([old(script=SCRIPT + "# x\n" * 10_000)]).notes
+    assert "cannot be read: 40" in note
+    assert "characters are no script of the old tool" in note

@@ -6,8 +6,9 @@ import http.client
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def ask(
         return answer.status, answer.read(), dict(answer.getheaders())
     finally:
         connection.close()
+
+
+def answered(port: int) -> bool:
+    """Whether there is room for a request within 20 seconds."""
+    ends = time.monotonic() + 20
+    while time.monotonic() < ends:
+        with suppress(http.client.BadStatusLine, ConnectionError):
+            return ask(port)[0] == 200
+        threading.Event().wait(0.02)
+    return False
 
 
 def test_a_page_has_its_headers_and_no_version_of_anything(port: int) -> None:
@@ -106,14 +117,31 @@ def test_too_many_at_a_time_are_closed_and_the_rest_go_on() -> None:
         finally:
             for client in clients:
                 client.close()
-        for _ in range(100):
-            try:
-                assert ask(port)[0] == 200
-                break
-            except (http.client.BadStatusLine, ConnectionError):
-                threading.Event().wait(0.02)
-        else:
-            pytest.fail("no room again")
+        assert answered(port), "no room again"
+
+
+def test_a_request_that_trickles_in_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_TIMEOUT_S", 1.0)
+    with served() as port, socket.create_connection(("127.0.0.1", port), timeout=0.2) as client:
+        began = time.monotonic()
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+        with suppress(ConnectionError):
+            while time.monotonic() - began < 20:
+                client.sendall(b"x")
+                with suppress(TimeoutError):
+                    assert client.recv(1) == b""
+                    break
+        assert time.monotonic() - began < 20, "a byte now and then keeps the place"
+
+
+def test_clients_that_take_nothing_of_an_answer_hold_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_TIMEOUT_S", 0.5)
+    pages = {"/": lambda: web.Answer(web.TEXT, b"x"), "/big": lambda: web.Answer(web.TEXT, b"x" * 12_000_000)}
+    with served(pages) as port, ExitStack() as open_clients:
+        for _ in range(web._MOST_REQUESTS):
+            client = open_clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            client.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answered(port)
 
 
 def test_what_breaks_in_a_page_stays_there(caplog: pytest.LogCaptureFixture) -> None:
