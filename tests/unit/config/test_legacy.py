@@ -112,7 +112,7 @@ def test_an_imported_pilot_gives_its_executor_what_the_script_exported(
     assert {f"TOKEN={site}/glidein/vo.idtoken", "space=tmpfs:3t", "length=720", f"EXE={site}/glidein/wrapper"} <= set(
         said
     )
-    assert f"\nEXECUTOR={site}/glidein/wrapper\n" in pilot_script.script(config, "dcgp_lowprio")
+    assert f"\nreadonly PILOT_EXECUTOR={site}/glidein/wrapper " in pilot_script.script(config, "dcgp_lowprio")
 
 
 def test_what_is_left_to_fill_in_is_named_by_config_check(
