@@ -51,38 +51,46 @@ def safety(config: Config, near: Near, memory: Memory) -> Done:
     cancel what would be billed to somebody else. Both reach every job with this instance's comment, those of resources
     that the configuration does not have any more too.
     """
-    done, queue = Done(at=near.now), near.queue.value
+    queue = near.queue.value
     if queue is None:
-        return done
-    slurm = Slurm(config.pressure.instance)
-    wrong = misbilled(queue.ours, near.entries)
+        return Done(at=near.now)
+    slurm, unfinished = Slurm(config.pressure.instance), ""
+    reached: list[str] = []
+    wrong: dict[str, str] = {}
+    said: list[str] = []
     try:
         if near.stop is not None:
-            pending = [job.id for job in queue.ours if stage_of(job.state) in (Stage.PENDING, Stage.HELD)]
-            slurm.cancel_pending(pending)
-            done = replace(done, cancelled=tuple(pending))
-            if pending:
-                logs.event("cancelled", why="the kill switch is on", pilots=pending)
-            told = _executors(config, queue.ours, memory)
-            slurm.tell_to_leave(told)
-            done = replace(done, cancelled=(*done.cancelled, *told))
-            if told:
-                logs.event("manual glideins told to leave", pilots=told)
-        for name, cases in wrong.items():
-            ids = [id_ for id_, _ in cases]
-            why = f"{plural(len(ids), 'pilot')} cancelled: Slurm has them under {cases[0][1]}"
+            _stop(slurm, queue.ours, _executors(config, queue.ours, memory), reached)
+        for name, cases in misbilled(queue.ours, near.entries).items():
+            ids, what = [id_ for id_, _ in cases], cases[0][1]
             slurm.cancel(ids)
-            said = f"resource {name}: {cases[0][1]}: cancelled, and the resource disabled"
-            done = replace(
-                done,
-                cancelled=(*done.cancelled, *ids),
-                misbilled={**done.misbilled, name: why},
-                problems=(*done.problems, said),
-            )
-            logs.event("disabled", logging.ERROR, resource=name, why=why, pilots=ids)
+            reached += ids
+            wrong[name] = f"{plural(len(ids), 'pilot')} cancelled: Slurm has them under {what}"
+            said.append(f"resource {name}: {what}: cancelled, and the resource disabled")
+            logs.event("disabled", logging.ERROR, resource=name, why=wrong[name], pilots=ids)
     except BridgeError as error:
-        done = replace(done, unfinished=str(error), problems=(*done.problems, str(error)))
-    return done
+        unfinished = str(error)
+        said.append(unfinished)
+    return Done(
+        at=near.now,
+        cancelled=tuple(reached),
+        misbilled=wrong,
+        problems=tuple(said),
+        unfinished=unfinished,
+    )
+
+
+def _stop(slurm: Slurm, jobs: Iterable[SlurmJob], executors: list[str], reached: list[str]) -> None:
+    """Raises BridgeError; `reached` has those that were told before."""
+    pending = [job.id for job in jobs if stage_of(job.state) in (Stage.PENDING, Stage.HELD)]
+    slurm.cancel_pending(pending)
+    reached += pending
+    if pending:
+        logs.event("cancelled", why="the kill switch is on", pilots=pending)
+    slurm.tell_to_leave(executors)
+    reached += executors
+    if executors:
+        logs.event("manual glideins told to leave", pilots=executors)
 
 
 def misbilled(jobs: Iterable[SlurmJob], entries: Iterable[Entry]) -> dict[str, list[tuple[str, str]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from htcebridge.model import Demand, Startd
 from htcebridge.pilot.ghost_view import Track
@@ -150,8 +150,7 @@ class Observation:
     @property
     def held(self) -> str | None:
         """Why nothing can be decided. With the kill switch on marks and squeue are enough."""
-        needed: list[Source[object]] = [self.near.kill_switch, self.near.queue]  # type: ignore[list-item]
+        needed: list[Source[Any]] = [self.near.kill_switch, self.near.queue]
         if self.near.stop is None:
-            needed += [self.near.marks, self.near.ledger]  # type: ignore[list-item]
-            needed += [self.collector, self.waiting, *self.spent.values()]  # type: ignore[list-item]
+            needed += [self.near.marks, self.near.ledger, self.collector, self.waiting, *self.spent.values()]
         return next((source.unknown for source in needed if source.unknown), None)
