@@ -52,7 +52,7 @@ def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log
     latest = export.Latest()
     pages = {**live.pages(lambda: config), "/metrics": lambda: web.Answer(export.CONTENT_TYPE, latest.metrics())}
     with ControllerLock(config) as lock, web.serving(http, pages):
-        observe.check_pilots_can_start(config, time.time())
+        observe.check_start(config)
         say(
             f"controller {config.pressure.instance} runs, a cycle every "
             f"{format_duration(config.pressure.interval.total_seconds())}"

@@ -23,7 +23,7 @@ from htcebridge.pilot.logs import OutcomeLine, read_outcome
 from htcebridge.slurm.commands import Billing, Slurm
 from htcebridge.state import resets
 from htcebridge.state.ledger import Entry, Ledger
-from htcebridge.state.memory import Memory
+from htcebridge.state.memory import Memory, recall
 from htcebridge.tier1 import pool, tokens
 from htcebridge.units import format_duration
 
@@ -140,6 +140,14 @@ def _refused(config: Config, now: int) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def check_start(config: Config) -> None:
+    """What must be right where a controller begins. With the kill switch on it begins all the same, to do what that
+    asks. Raises ConfigError."""
+    stop = _read(0, lambda: _kill_switch(config, recall(config)))
+    if stop.value is None:
+        check_pilots_can_start(config, time.time())
 
 
 def check_pilots_can_start(config: Config, now: float) -> None:

@@ -513,6 +513,17 @@ def test_a_manual_glidein_of_a_resource_that_is_gone_is_told_once(
     assert "--signal=USR1" in world.asked("scancel")
 
 
+def test_a_controller_begins_under_the_kill_switch_whatever_its_tokens_are(
+    config: Config, shared: Path, token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "check_directory", lambda _: None)
+    token.unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        observe.check_start(config)
+    marks.set_stop(shared, "now")
+    observe.check_start(config)
+
+
 def test_misbilled_pilots_are_cancelled_before_a_token_is_looked_at(config: Config, world: World, token: Path) -> None:
     result = once(config)
     world.queue(row("4711_1", "RUNNING", result.plan_id, account="paying"))
