@@ -60,6 +60,13 @@ class Group:
     """The negotiator tried these lately and had nothing free for them. None: not asked, or not tried yet."""
     key: str = ""
     """`tier1.pool.JobGroup.key`; empty once several were merged."""
+    walltimes: Mapping[str, int] = field(default_factory=dict)
+    """Resource -> how long they run there, where that is not `walltime_s`: they declare nothing, and the resource has a
+    default of its own."""
+
+    def walltime_on(self, resource: str) -> int:
+        """How long the jobs are taken to run there, seconds: the same as its START takes them."""
+        return self.walltimes.get(resource, self.walltime_s)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _as_it_is(config: Config, so_far: Seen, each: Pilot, seen: Observation) -> S
 def _would_take(free: Shape, life_s: int, resource: str, demand: Demand) -> bool:
     """Whether jobs have waited for a while that such a pilot should have taken. A negotiation takes its minutes."""
     return any(
-        group.idle and group.oldest_s > 600 and group.walltime_s <= life_s and group.shape.times_in(free)
+        group.idle and group.oldest_s > 600 and group.walltime_on(resource) <= life_s and group.shape.times_in(free)
         for group in demand.groups
         if resource in group.resources
     )

@@ -57,8 +57,8 @@ def merged(groups: Iterable[Group]) -> list[Group]:
     """Groups that differ in nothing that anybody sees become one."""
     found: dict[object, Group] = {}
     for group in groups:
-        why_not = tuple(sorted(group.why_not.items()))
-        key = (group.shape, group.walltime_s, group.owner, group.vo, group.resources, why_not, group.rejected)
+        by_resource = (group.resources, *(tuple(sorted(each.items())) for each in (group.why_not, group.walltimes)))
+        key = (group.shape, group.walltime_s, group.owner, group.vo, by_resource, group.rejected)
         other = found.get(key)
         found[key] = (
             replace(
@@ -76,9 +76,17 @@ def merged(groups: Iterable[Group]) -> list[Group]:
 
 def _groups(answer: pool.ScheddGroups, matcher: Matcher, config: Config, now: int) -> Iterable[Group]:
     default_s = int(config.pilot.default_walltime.total_seconds())
+    own_defaults = {
+        name: int(resource.default_walltime.total_seconds())
+        for name, resource in config.resources.items()
+        if resource.default_walltime != config.pilot.default_walltime
+    }
     either = {vo.name.lower() for vo in config.vos if vo.placement == "either"}
     for group in answer.groups:
         job = evaluate(group.ad, config.demand.walltime, default_s)
+        walltimes = {
+            name: evaluate(group.ad, config.demand.walltime, own_s).walltime_s for name, own_s in own_defaults.items()
+        }
         resources, why_not = matcher.fit(group.ad)
         yield Group(
             shape=job.shape,
@@ -93,4 +101,5 @@ def _groups(answer: pool.ScheddGroups, matcher: Matcher, config: Config, now: in
             either=group.vo.lower() in either,
             rejected=group.rejected,
             key=group.key,
+            walltimes={name: walltime_s for name, walltime_s in walltimes.items() if walltime_s != job.walltime_s},
         )

@@ -53,7 +53,7 @@ class Bin:
             count=count,
             jobs=self.jobs + jobs,
             oldest_s=max(self.oldest_s, group.oldest_s),
-            longest_s=max(self.longest_s, group.walltime_s),
+            longest_s=max(self.longest_s, group.walltime_on(self.resource)),
         )
 
     @property
@@ -171,10 +171,11 @@ def fill(groups: Iterable[Group], bins: Iterable[Bin]) -> Packed:
 
 def _put(group: Group, jobs: int, bins: list[Bin]) -> tuple[list[Bin], int]:
     """These nodes with up to `jobs` of the group in them, first fit; and how many are left."""
-    cpus, wall, where = group.shape.cpus, group.walltime_s, group.resources
+    cpus = group.shape.cpus
+    wall = {name: group.walltime_on(name) for name in group.resources}
     packed: list[Bin] = []
     for bin_ in bins:
-        if not jobs or bin_.free.cpus < cpus or bin_.life_s < wall or bin_.resource not in where:
+        if not jobs or bin_.free.cpus < cpus or bin_.resource not in wall or bin_.life_s < wall[bin_.resource]:
             packed.append(bin_)
         else:
             jobs, parts = _fill(bin_, group, jobs)
@@ -288,7 +289,7 @@ def _ranked(group: Group, jobs: int, limits: Mapping[str, Limits], first: str, s
         name
         for name in group.resources
         if not limits[name].constant
-        and group.walltime_s <= limits[name].job_life_s
+        and group.walltime_on(name) <= limits[name].job_life_s
         and group.shape.times_in(limits[name].node)
     ]
     if len(able) < 2 or not jobs:

@@ -9,6 +9,8 @@ from htcebridge.config.tables import Config
 from htcebridge.controller import waiting
 from htcebridge.controller.pilots import join
 from htcebridge.model import Group, PilotPhase, Shape, SlurmJob, Startd, Wait
+from htcebridge.pilot import script
+from htcebridge.plan.packing import open_nodes
 from htcebridge.tier1 import pool
 
 NOW = 1_800_000_000
@@ -116,6 +118,7 @@ def test_groups_of_several_schedds_that_look_the_same_become_one() -> None:
         {"vo": "atlas"},
         {"resources": ()},
         {"why_not": {"dcgp": "too long"}},
+        {"walltimes": {"dcgp": 60}},
     ],
 )
 def test_groups_that_differ_in_what_anybody_sees_stay_apart(change: dict[str, object]) -> None:
@@ -141,6 +144,29 @@ def test_demand_of_every_schedd_is_matched_and_added_up(config: Config) -> None:
     assert "200 cpus" in too_big.why_not["dcgp"]
     assert [answer.ok for answer in demand.schedds] == [True, True, False]
     assert not demand.complete
+
+
+def test_start_and_plan_have_one_idea_of_how_long_a_job_runs(
+    load: Callable[[str], Config], design_example: str
+) -> None:
+    """A job that declares nothing runs for the resource's own default_walltime, in its START and in the plan."""
+    table = design_example.partition("[resource.dcgp]")[2].replace('"12h"', '"4h"')
+    short = f"[resource.short]{table}default_walltime = "
+    ad = '[ OpportunisticSite = "leonardo"; RequestMemory = 1000; RequestCpus = 8; Requirements = true ]'
+    declared = ad.replace("RequestCpus", "BatchRuntime = 7 * 3600; RequestCpus")
+    for default, resources in (('"2h"', ("dcgp", "short")), ('"6h"', ("dcgp",))):
+        config = load(f"{design_example}\n{short}{default}\n")
+        answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(ad, "a", "cms", 40, 0, NOW),))]
+        (found,) = waiting.matched(config, [], answers, NOW)
+        assert found.resources == resources
+        assert (found.walltime_s, found.walltime_on("dcgp")) == (8 * HOUR, 8 * HOUR)
+        assert found.walltime_on("short") == int(default.strip('"h')) * HOUR
+        alone = replace(found, resources=("short",))
+        opened = open_nodes([alone], {"short": script.limits("short", config.resources["short"])}, {"short": 9}, 0, 0)
+        assert bool(opened) is (resources == ("dcgp", "short"))
+    answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(declared, "a", "", 1, 0, NOW),))]
+    (same,) = waiting.matched(config, [], answers, NOW)
+    assert same.walltimes == {}
 
 
 # --------------------------------------------------------------------------- schedds that went away
