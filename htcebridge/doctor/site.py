@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from htcebridge.config.tables import Config
 from htcebridge.doctor import judge
@@ -89,6 +90,7 @@ def _would_take(config: Config, slurm: Slurm, name: str) -> Finding:
 def _rendered(config: Config, name: str) -> Iterator[Finding]:
     try:
         script = pilot_script.script(config, name)
+        shell = {"script": script, **pilot_script.shell_files(config, name)}
         startd = pilot_script.startd_config(config, name) if config.resources[name].executor is None else ""
     except UnsetVariable as error:
         fix = "set it where the controller runs, too: EnvironmentFile of the unit, a line in the crontab"
@@ -100,7 +102,7 @@ def _rendered(config: Config, name: str) -> Iterator[Finding]:
     problems = []
     missing = [tool for tool in ("shellcheck", "condor_config_val") if not shutil.which(tool)]
     if "shellcheck" not in missing:
-        problems += _shellcheck(script, name)
+        problems += _shellcheck(shell, name)
     if startd and "condor_config_val" not in missing:
         problems += _config_val(startd, name)
     made = "its script" + (" and startd configuration render" if startd else " renders")
@@ -112,16 +114,30 @@ def _rendered(config: Config, name: str) -> Iterator[Finding]:
             yield Finding("scripts", name, Status.SKIP, f"not checked: {tool} is not on PATH", f"install {package}")
 
 
-def _shellcheck(script: str, name: str) -> list[Problem]:
-    """Its errors and warnings, the first one in full. https://www.shellcheck.net/wiki/"""
-    done = _run(["shellcheck", "-s", "bash", "-S", "warning", "-f", "gcc", "-"], script)
-    lines = [line.removeprefix("-:") for line in done.stdout.splitlines() if line.startswith("-:")]
-    if done.returncode == 0 or not lines:
+# What is sourced stands on the node, and what `setup` sets is for the jobs.
+_NOT_HERE = "SC1090,SC1091,SC2034,SC2154"
+
+
+def _shellcheck(shell: Mapping[str, str], name: str) -> list[Problem]:
+    """Errors and warnings of these texts, the first one in full. https://www.shellcheck.net/wiki/"""
+    with tempfile.TemporaryDirectory(prefix="htcebridge-") as directory:
+        paths = {Path(directory, what.replace("/", " ")): what for what in shell}
+        for path, what in paths.items():
+            path.write_text(shell[what], encoding="utf-8")
+        done = _run(["shellcheck", "-s", "bash", "-S", "warning", "-e", _NOT_HERE, "-f", "gcc", *map(str, paths)])
+    found = [
+        (line.removeprefix(f"{path}:"), what)
+        for line in done.stdout.splitlines()
+        for path, what in paths.items()
+        if line.startswith(f"{path}:")
+    ]
+    if done.returncode == 0 or not found:
         return [] if done.returncode == 0 else [Problem(Status.WARN, f"shellcheck: {_last(done)}", "")]
-    more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
-    status = Status.FAIL if any(": error:" in line for line in lines) else Status.WARN
-    look = f"htcebridge render script {name} | shellcheck -s bash - (setup and checks of your own are in it)"
-    return [Problem(status, f"shellcheck, line {lines[0]}{more}", look)]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    status = Status.FAIL if any(": error:" in line for line, _ in found) else Status.WARN
+    line, what = found[0]
+    look = f"htcebridge render script {name} shows it" + (": setup is in [pilot]" if what == "setup" else "")
+    return [Problem(status, f"shellcheck of {what}, line {line}{more}", look)]
 
 
 def _config_val(startd: str, name: str) -> list[Problem]:
@@ -137,14 +153,12 @@ def _config_val(startd: str, name: str) -> list[Problem]:
     return [Problem(Status.FAIL, f"condor_config_val: {said}", look)]
 
 
-def _run(
-    arguments: Sequence[str], text: str = "", extra: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def _run(arguments: Sequence[str], extra: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "USER", "XDG_RUNTIME_DIR") if key in os.environ}
     try:
         return subprocess.run(
             arguments,
-            input=text,
+            stdin=subprocess.DEVNULL,
             env={**kept, "LC_ALL": "C.UTF-8", **(extra or {})},
             capture_output=True,
             text=True,

@@ -232,6 +232,14 @@ def script(config: Config, name: str) -> str:
     )
 
 
+def shell_files(config: Config, name: str) -> dict[str, str]:
+    """What the script writes on the node and runs there as shell: name -> text. Raises ConfigError."""
+    resource = resource_of(config, name)
+    setup = {"setup": "\n".join((*resource.setup, ""))} if resource.setup else {}
+    checks = _checks(config, resource)
+    return {**setup, **{path: text for path, text in checks.items() if re.match(r"#!.*\b(ba)?sh\b", text)}}
+
+
 def _checks(config: Config, resource: Resource) -> dict[str, str]:
     return pilot_checks.files(config, resource, resource.checks.path if resource.checks else None)
 

@@ -490,8 +490,23 @@ def test_a_setup_line_that_shellcheck_refuses_is_shown(load: Callable[[str], Con
     broken = design_example.replace("setup = [", 'setup = ["if true; then", ')
     found = next(iter(site._rendered(load(broken), "dcgp")))
     assert found.status is Status.FAIL
-    assert "shellcheck, line " in found.said
-    assert "error: " in found.said
+    assert "shellcheck of setup, line 1:1: error: " in found.said
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_a_check_of_the_sites_own_that_shellcheck_refuses_is_shown(
+    load: Callable[[str], Config], design_example: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir(mode=0o700)
+    (folder / "35-licence.sh").write_text("#!/bin/sh\nif true\n")
+    (folder / "36-other").write_text("#!/usr/bin/python3\nif True: pass\n")
+    for path in folder.iterdir():
+        path.chmod(0o700)
+    config = load(design_example.replace("[pilot] ", f'[pilot]\nchecks = "{folder}"  '))
+    found = next(iter(site._rendered(config, "dcgp")))
+    assert found.status is Status.FAIL
+    assert "shellcheck of checks/35-licence.sh, line " in found.said
 
 
 def test_what_condor_config_val_refuses_is_shown(config: Config, fake_command: Callable[..., Path]) -> None:

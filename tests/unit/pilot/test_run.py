@@ -81,6 +81,10 @@ class Run:
         self.says("condor_master runs")
         self.until((self.shared / "up").exists)
 
+    def is_seen(self) -> None:
+        """It knows that the collector has shown it."""
+        self.until(lambda: any((self.folder / "node scratch").glob("*/joined")))
+
     def looks_on(self, rounds: int = 12) -> None:
         """Its watcher has slept so many times more: what it does by itself it has done by then."""
         slept = self.folder / "rounds"
@@ -189,7 +193,7 @@ def test_it_says_what_was_lost_when_it_had_to_leave(start: Start) -> None:
     dies = f"""trap 'printf "{old}{lost}" > "$log/startd_history"; exit 0' TERM\n"""
     run = start(OBEDIENT + JOBS + dies + WAIT)
     run.is_up()
-    run.until((run.folder / "plain" / "in_collector").exists)
+    run.is_seen()
     run.process.send_signal(signal.SIGUSR1)
     code, said = run.ends()
     assert (code, said.jobs, said.evicted) == (0, 3, 1)
@@ -260,7 +264,7 @@ def test_the_first_reason_to_leave_is_the_reason(start: Start) -> None:
     stays = """trap 'echo TERM >> "$SHARED/signals"' TERM\n"""
     run = start(OBEDIENT + stays + WAIT)
     run.is_up()
-    run.until((run.folder / "plain" / "in_collector").exists)
+    run.is_seen()
     run.process.send_signal(signal.SIGUSR1)
     run.heard("TERM\n")
     run.process.send_signal(signal.SIGTERM)
