@@ -392,3 +392,21 @@ class LivePilot:
     node: str
     started: int
     joined: int | None = None
+
+
+Count = tuple[int, int]
+"""When (seconds since the epoch), and how many idle jobs."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """What is kept of one ghost from cycle to cycle; JSON-able. Times in seconds since the epoch.
+
+    `since`: from when on every reading found it with this `digest`. `counts`: group key -> counts of the window, and
+    the last one however old.
+    """
+
+    digest: str
+    since: int
+    read: int
+    counts: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)

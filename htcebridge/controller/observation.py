@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from htcebridge.model import Demand, Startd
-from htcebridge.pilot.ghost_view import Track
+from htcebridge.model import Demand, Startd, Track
 from htcebridge.pilot.logs import OutcomeLine
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.slurm.text import Ended, OtherJob, Queue

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
+from htcebridge.model import Track
 from htcebridge.pilot import ghost_view, script
 from htcebridge.pilot.advertise import send
-from htcebridge.pilot.ghost_view import Answer, GhostView, Track
+from htcebridge.pilot.ghost_view import Answer, GhostView
 from htcebridge.templates import classad_string
 from htcebridge.tier1 import pool
 

@@ -12,29 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from htcebridge.model import Group
+from htcebridge.model import Group, Track
 from htcebridge.tier1.pool import Ghost, Schedd, ScheddGroups
 from htcebridge.units import format_duration, plural
 
-Count = tuple[int, int]
-"""When (seconds since the epoch), and how many idle jobs."""
-
 # Apart for so many windows is no race any more.
 _PATIENCE = 4
-
-
-@dataclass(frozen=True)
-class Track:
-    """What is kept of one ghost from cycle to cycle; JSON-able. Times in seconds since the epoch.
-
-    `since`: from when on every reading found it with this `digest`. `counts`: group key -> counts of the window, and
-    the last one however old.
-    """
-
-    digest: str
-    since: int
-    read: int
-    counts: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

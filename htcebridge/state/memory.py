@@ -20,8 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from htcebridge import logs
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.model import EndedPilot, Streaks
-from htcebridge.pilot.ghost_view import Track
+from htcebridge.model import EndedPilot, Streaks, Track
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.state import flat
 

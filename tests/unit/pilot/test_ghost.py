@@ -15,9 +15,9 @@ from htcebridge.controller import ads, observe
 from htcebridge.doctor import judge
 from htcebridge.doctor.checks import Status
 from htcebridge.errors import BridgeError, ConfigError, UnknownState
-from htcebridge.model import Group, Shape
+from htcebridge.model import Group, Shape, Track
 from htcebridge.pilot import ghost, ghost_view
-from htcebridge.pilot.ghost_view import Answer, GhostView, Track, confirmed, disagreements
+from htcebridge.pilot.ghost_view import Answer, GhostView, confirmed, disagreements
 from htcebridge.state.memory import Memory
 from htcebridge.tier1 import pool as tier1_pool
 from htcebridge.tier1.pool import Ghost, JobGroup, Matches, Negotiation, PoolView, Schedd, ScheddGroups

@@ -36,6 +36,10 @@ WRONG = {
     "plan/packing.py": ("from htcebridge import logs", "htcebridge.plan is not allowed to import htcebridge.logs"),
     "plan/tail.py": ("from htcebridge.slurm import text", "htcebridge.plan is not allowed to import htcebridge.slurm"),
     "state/memory.py": ("from htcebridge.cli import main", "htcebridge.state is not allowed to import htcebridge.cli"),
+    "state/ledger.py": (
+        "from htcebridge.pilot import script",
+        "htcebridge.state is not allowed to import htcebridge.pilot",
+    ),
     "controller/act.py": ("import htcondor2", "htcebridge.controller is not allowed to import htcondor2"),
     "controller/learn.py": ("import subprocess", "htcebridge.controller is not allowed to import subprocess"),
 }

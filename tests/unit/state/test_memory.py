@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from htcebridge.config.tables import Config
-from htcebridge.model import EndedPilot, Outcome, Streaks
-from htcebridge.pilot.ghost_view import Track
+from htcebridge.model import EndedPilot, Outcome, Streaks, Track
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.state.memory import (
     Clock,
