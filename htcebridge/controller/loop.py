@@ -16,7 +16,7 @@ from htcebridge.config import file
 from htcebridge.config.tables import Config
 from htcebridge.controller import ads, cycle, observe
 from htcebridge.controller.notify import Notifier
-from htcebridge.errors import BridgeError, ConfigError, ExitCode
+from htcebridge.errors import BridgeError, ConfigError, ExitCode, LockHeld
 from htcebridge.history.result import CycleResult
 from htcebridge.metrics import export
 from htcebridge.model import Plan
@@ -61,7 +61,6 @@ def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log
         known: tuple[str, ...] = ()
         while not ending.is_set():
             config, complaint = _reread(path, config)
-            lock.renew()
             result = _surviving_cycle(config, lock, record)
             problems = (*((complaint,) if complaint else ()), *result.problems, *_shown(config, result, latest))
             for problem in problems:
@@ -115,9 +114,12 @@ def _status(plan: Plan, problems: Sequence[str]) -> str:
 
 
 def _surviving_cycle(config: Config, lock: ControllerLock, record: Path | None) -> CycleResult:
-    """A cycle whose failure must not end the controller."""
+    """A cycle whose failure must not end the controller. Raises LockHeld if another one has taken over."""
     try:
+        lock.renew()
         return cycle.cycle(config, lock, record)
+    except LockHeld:
+        raise
     except BridgeError as error:
         why = str(error)
     except Exception as error:

@@ -3,7 +3,8 @@
 Two layers. flock: the kernel lets go of it when its last holder is gone, kill -9 included, but some shared file
 systems keep it to one host (Lustre mounted with localflock) or refuse it. An owner record beside it, taken with
 link(2), which is atomic on all of them: it names host and process, is renewed every cycle, and counts as dead when
-its process is (on this host) or when it was not renewed for a lease (on another).
+its process is (on this host) or when it was not renewed for a lease (on another). Whoever removes a dead one holds a
+record of its own meanwhile, and looks again once it has that: two that find the same owner dead do not both get it.
 """
 
 from __future__ import annotations
@@ -76,12 +77,14 @@ class ControllerLock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._me is not None and self._is_mine():
-            self._record.unlink(missing_ok=True)
+        # Where that cannot be known, the record stays: its process is dead soon.
+        with suppress(UnknownState):
+            if self._me is not None and self._is_mine():
+                self._record.unlink(missing_ok=True)
         self.file.close()
 
     def renew(self) -> None:
-        """Say that this controller lives. Raises LockHeld if another one has taken over meanwhile."""
+        """Say that this controller lives. Raises LockHeld if another one took over, UnknownState if that is unknown."""
         if self._me is None:
             return
         if not self._is_mine():
@@ -92,7 +95,7 @@ class ControllerLock:
             temporary.replace(self._record)
 
     def holder(self, now: float) -> Owner | None:
-        """Who has it and lives, whether or not it is taken here."""
+        """Who has it and lives, whether or not it is taken here. Raises UnknownState."""
         found = self._holder()
         return found if found is not None and self._alive(found, now) else None
 
@@ -114,23 +117,39 @@ class ControllerLock:
         except OSError as error:
             raise self._unwritable(self._record, error) from None
         try:
-            for _ in range(3):
-                try:
-                    os.link(temporary, self._record)
-                except FileExistsError:
-                    holder = self._holder()
-                    if holder is not None and self._alive(holder, now):
-                        raise self._held(holder) from None
-                    # Whoever renames the dead record away may try; the others find it gone and try too.
-                    with suppress(FileNotFoundError):
-                        self._record.rename(temporary.with_suffix(".dead"))
-                    temporary.with_suffix(".dead").unlink(missing_ok=True)
-                else:
-                    self._me = me
-                    return
-            raise self._held(self._holder())
+            self._take(self._record, temporary, now)
+        except OSError as error:
+            raise self._unwritable(self._record, error) from None
         finally:
             temporary.unlink(missing_ok=True)
+        self._me = me
+
+    def _take(self, record: Path, mine: Path, now: float) -> None:
+        """Link `mine` to `record`, instead of a dead owner's. Raises LockHeld where somebody lives who has it."""
+        while True:
+            try:
+                os.link(mine, record)
+            except FileExistsError:
+                if self._is_dead(record, now):
+                    takeover = record.with_name(f"{record.name}.takeover")
+                    self._take(takeover, mine, now)
+                    try:
+                        if self._is_dead(record, now):
+                            record.unlink()
+                    finally:
+                        takeover.unlink()
+            else:
+                return
+
+    def _is_dead(self, record: Path, now: float) -> bool:
+        """Whether a record is there and its owner is gone. Raises LockHeld where its owner lives."""
+        try:
+            found = _read(record)
+        except ValueError:
+            return True  # written whole before it was linked: the machine died
+        if found is not None and self._alive(found, now):
+            raise self._held(found)
+        return found is not None
 
     def _unwritable(self, path: Path, error: OSError) -> BridgeError:
         """A full disk passes; a directory that is not ours is a mistake."""
@@ -149,8 +168,8 @@ class ControllerLock:
         return temporary
 
     def _holder(self) -> Owner | None:
-        with suppress(OSError, ValueError, TypeError):
-            return Owner(**json.loads(self._record.read_text(encoding="utf-8")))
+        with suppress(ValueError):
+            return _read(self._record)
         return None
 
     def _is_mine(self) -> bool:
@@ -168,8 +187,20 @@ class ControllerLock:
 
 
 def holder(config: Config) -> Owner | None:
-    """Who holds the lock, by the record beside it; None if nobody who lives. Takes nothing. Raises ConfigError."""
+    """Who holds the lock, by the record beside it; None if nobody who lives. Takes nothing. Raises UnknownState."""
     return ControllerLock(config).holder(time.time())
+
+
+def _read(record: Path) -> Owner | None:
+    """A record; None if there is none. Raises ValueError for what is no record, UnknownState where none can be read."""
+    try:
+        return Owner(**json.loads(record.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    except OSError as error:
+        raise UnknownState(f"{record}: cannot be read: {error.strerror}") from None
 
 
 def _same(one: Owner, other: Owner) -> bool:

@@ -164,6 +164,57 @@ def test_a_living_process_of_this_host_holds_it_however_long(config: Config, own
 
 
 @pytest.mark.usefixtures("without_flock")
+def test_who_judged_before_another_took_over_takes_nothing_from_it(
+    config: Config, own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere(own_home, age_s=10**6)
+    rivals: list[subprocess.Popen[str]] = []
+    judged = ControllerLock._alive
+
+    def alive(self: ControllerLock, holder: Owner, now: float) -> bool:
+        verdict = judged(self, holder, now)
+        if not rivals:
+            start = [sys.executable, "-c", "import fcntl; fcntl.flock = lambda *_: None\n" + HOLDER]
+            rivals.append(
+                subprocess.Popen(
+                    [*start, str(tmp_path / "htcebridge.toml")],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            assert rivals[0].stdout.readline() == "held\n"
+        return verdict
+
+    monkeypatch.setattr(ControllerLock, "_alive", alive)
+    try:
+        with pytest.raises(LockHeld), ControllerLock(config):
+            pass
+        assert json.loads(owner_file(own_home).read_text())["pid"] == rivals[0].pid
+    finally:
+        for each in rivals:
+            each.kill()
+            each.communicate()
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_a_takeover_that_was_cut_off_holds_nobody_up(config: Config, own_home: Path) -> None:
+    elsewhere(own_home, age_s=10**6)
+    record = owner_file(own_home)
+    record.with_name(record.name + ".takeover").write_text(record.read_text())
+    with ControllerLock(config):
+        pass
+    assert list(record.parent.glob("*.owner*")) == []
+
+
+@pytest.mark.usefixtures("without_flock")
+def test_a_record_that_cannot_be_read_is_nobodys_death(config: Config, own_home: Path) -> None:
+    owner_file(own_home).mkdir(parents=True)
+    with pytest.raises(UnknownState, match=r"leonardo\.owner: cannot be read"), ControllerLock(config):
+        pass
+
+
+@pytest.mark.usefixtures("without_flock")
 def test_of_many_that_start_at_once_one_gets_it(config: Config, own_home: Path, tmp_path: Path) -> None:
     elsewhere(own_home, age_s=10**6)
     contender = (
