@@ -21,7 +21,7 @@ test-all: export HTCEBRIDGE_ALL := 1
 test-all: unit e2e ## every test on every suite, also where one suite is enough
 
 unit: prepared ## the fast tests
-	$(PYTHON) -m pytest tests/unit -q -n 6 --dist loadfile
+	$(PYTHON) -m pytest tests/unit -q -n 4 --dist worksteal
 
 e2e: prepared ## the whole chain on a testbed of each suite, side by side
 	@scripts/e2e $(PYTHON) $(SUITES)
