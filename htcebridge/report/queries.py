@@ -251,8 +251,8 @@ class _Reader:
         there = """FROM pilots INDEXED BY pilots_by_end WHERE node != '' AND started < :to AND started IS NOT NULL
             AND (ended >= :from_ OR (ended IS NULL AND started >= :forgotten))"""
         nodes = self._rows(
-            f"SELECT node, total(outcome IN ({_FAILED}) AND ended < :to) AS failed, count(*) AS pilots,"
-            f" total(outcome = '{Outcome.PREEMPTED}' AND ended < :to) AS preempted {there}"
+            f"SELECT node, total(outcome IN ({_FAILED}) AND ended < :until) AS failed, count(*) AS pilots,"
+            f" total(outcome = '{Outcome.PREEMPTED}' AND ended < :until) AS preempted {there}"
             " GROUP BY node ORDER BY failed DESC, preempted DESC, pilots DESC, node",
             **when,
         )
@@ -273,11 +273,12 @@ class _Reader:
         ):
             levels[row["pilot"]].append((row["at"], row["cpus"]))
         for row in reversed(rows):
-            bars[row["node"]].append(_bar(row, until, levels[row["id"]]))
+            bars[row["node"]].append(_bar(row, self.period.until, levels[row["id"]]))
         return Timeline(since, until, len(nodes), int(sum(row["pilots"] for row in nodes)), bars)
 
 
 def _bar(row: sqlite3.Row, until: int, levels: Iterable[tuple[int, int]]) -> Bar:
+    """A pilot as it was at the end of the period. Its end may be later than the beginning of the cycle that saw it."""
     over = row["ended"] is not None and row["ended"] < until
     joined = row["joined"] if row["joined"] is not None and row["joined"] < until else None
     return Bar(

@@ -204,6 +204,18 @@ def test_the_timeline_has_each_pilot_that_had_a_node(report: Report) -> None:
     assert (live.outcome, live.ended, live.levels[0][1]) == ("alive", None, 56)
 
 
+def test_the_timeline_and_the_totals_have_one_idea_of_who_has_ended(path: Path) -> None:
+    """Slurm is asked a moment after the cycle began: an end may be later than that."""
+    late = ended(6, Outcome.PREEMPTED, "n6", ended=NOW - 18, started=NOW - 3600, joined=NOW - 3540)
+    store.record(path, cycle(NOW - 20, ended=[(late, {"cms": 8})], used={}))
+    found = read(path, "x", Period(NOW - HOUR_S, NOW))
+    assert found.pilots.outcomes["preempted"] == 1
+    (bar,) = found.timeline.lines["n6"]
+    assert (bar.outcome, bar.ended) == ("preempted", NOW - 18)
+    earlier = read(path, "x", Period(NOW - HOUR_S, NOW - 19))
+    assert earlier.timeline.lines["n6"][0].outcome == "alive"
+
+
 def test_a_pilot_without_an_end_is_not_alive_for_ever(path: Path) -> None:
     """The controller's memory was lost: nobody will ever say how it ended."""
     store.record(path, cycle(NOW - 20, pilots={"old": Seen("dcgp", "p", 0, NOW - 9 * 86400, None, "n9")}, used={}))
