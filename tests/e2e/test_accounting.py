@@ -37,9 +37,9 @@ def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:
 
     def settled() -> bool:
         chain.htcebridge("pressure", "once", expect=None)
-        return chain.done(long) and not chain.slurm_jobs() and len(pilots(chain)) == 2
+        return chain.done(long) and not chain.slurm_jobs() and "ran" in [each["outcome"] for each in pilots(chain)]
 
-    wait_until(settled, 150, "the long job has run again, and both pilots are in the history")
+    wait_until(settled, 150, "the long job has run again, and all pilots are in the history")
     # A completed job leaves the queue with its schedd's next look at LeaveJobInQueue (PERIODIC_EXPR_INTERVAL, 60 s).
     wait_until(lambda: len(jobs(chain)) == 4, 150, "all jobs are in their schedds' histories")
 
@@ -69,8 +69,10 @@ def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:
         accounted[id_] = (int(elapsed), int(core_s), state)
     for each in pilots(chain):
         assert (each["wall_s"], each["core_s"]) == accounted[each["slurm_job"]][:2]
-    first, second = pilots(chain)
+    # Where the job is slow to come back, one leaves in between that got none.
+    first, *idle, second = ended = pilots(chain)
     assert (first["outcome"], second["outcome"]) == ("preempted", "ran")
+    assert {each["job_core_s"] for each in idle} <= {0}
     assert accounted[first["slurm_job"]][2] == "PREEMPTED"
     # Every second of every job's every run is in some pilot's own account of its jobs.
     assert (first["lost_core_s"], first["evicted"]) == (3 * (preempted["wall_all_s"] - preempted["wall_s"]), 1)
@@ -89,7 +91,7 @@ def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:
     finally:
         chain.bed.start("ce02", "condor")
     done = chain.htcebridge("accounting", "pilots", "--since", "1h", "--output", "/leonardo/home/leo/pilots.jsonl")
-    assert "2 records" in done.stderr
+    assert f"{len(ended)} records" in done.stderr
 
 
 def jobs(chain: Chain) -> list[dict[str, Any]]:
