@@ -64,9 +64,19 @@ class Group:
     """Resource -> how long they run there, where that is not `walltime_s`: they declare nothing, and the resource has a
     default of its own."""
 
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    """Resource or kind of slot -> what a job takes there, where that is not `shape`: HTCondor rounds requests, and they
+    may be expressions on the machine."""
+    refused_by: Mapping[str, str] = field(default_factory=dict)
+    """Kind of slot (`Startd.kind`) -> why pilots of this kind that are there would not take the jobs."""
+
     def walltime_on(self, resource: str) -> int:
         """How long the jobs are taken to run there, seconds: the same as its START takes them."""
         return self.walltimes.get(resource, self.walltime_s)
+
+    def shape_on(self, where: str) -> Shape:
+        """What a job takes on a new pilot of a resource, or on a slot of a kind."""
+        return self.shapes.get(where, self.shape)
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,8 @@ class PilotPhase(StrEnum):
 class Startd:
     """A joined pilot as the collector shows it: what its partitionable slot has free, and until when.
 
-    `busy_by_vo` is VO -> cpus that its jobs hold now.
+    `busy_by_vo` is VO -> cpus that its jobs hold now. `kind` names what its ad has in common with those of other pilots
+    (`tier1.slots.kind`), `made` the configuration that it was started with (`pilot.script.slot_fingerprint`).
     """
 
     pilot_id: str
@@ -124,6 +135,9 @@ class Startd:
     accepting: bool
     draining: bool = False
     busy_by_vo: Mapping[str, int] = field(default_factory=dict)
+    healthy: bool = True
+    kind: str = ""
+    made: str = ""
 
 
 @dataclass(frozen=True)
@@ -239,6 +253,8 @@ class Limits:
     exclude: tuple[str, ...] = ()
     """Nodes in quarantine."""
     preemptions_per_hour: float = 0.0
+    cpus_kept_per_gpu: int = 0
+    """Cores that jobs without a GPU leave free for each free GPU."""
 
     @property
     def overhead_s(self) -> int:

@@ -52,9 +52,12 @@ def command(
     def read() -> Demand:
         now = int(time.time())
         view = observe.read_collector(config)
-        schedds = pool.with_absent(config, view.schedds, now, recall(config).schedds.known)
+        memory = recall(config)
+        schedds = pool.with_absent(config, view.schedds, now, memory.schedds.known)
         answers = waiting.ask_schedds(config, schedds, {}, now)
-        found = waiting.demand_of(waiting.matched(config, schedds, answers, now), answers)
+        ads = observe.slot_ads(config, view, schedds, memory)
+        standing = waiting.standing_ads(config, view.startds, view.kinds)
+        found = waiting.demand_of(waiting.matched(config, ads, answers, now, standing), answers)
         groups = chosen(found.groups, _row, KEYS, filters, sort, reverse)
         last[:] = [replace(found, groups=tuple(groups))]
         return last[0]

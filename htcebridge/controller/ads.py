@@ -16,7 +16,7 @@ def keep_ghosts(config: Config, says: Negotiator | None, now: int) -> list[str]:
     """Keep the negotiator's offline slots as they should be: there while they are asked, gone otherwise."""
     try:
         if says is not None and says.asked:
-            ghost.advertise(config, says.condor_version, says.ghosts, now)
+            ghost.advertise(config, says.ads, says.ghosts, now)
         elif says is not None and says.ghosts:
             ghost.withdraw(config)
     except BridgeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -9,14 +10,16 @@ from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
 from htcebridge.controller import follow, submissions
 from htcebridge.controller.done import Done
-from htcebridge.controller.observation import Observation, Source
+from htcebridge.controller.observation import Collector, Observation, Source
 from htcebridge.model import EndedPilot, Pilot, Wait
+from htcebridge.pilot import script
 from htcebridge.pilot.exit_codes import PilotExit
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.slurm.text import Answer
 from htcebridge.state.memory import (
     Clock,
     Disabled,
+    Learnt,
     Memory,
     Pause,
     Pilots,
@@ -45,6 +48,7 @@ def learn(config: Config, before: Memory, pilots: Sequence[Pilot], seen: Observa
         pilots=followed,
         resources=_resources(config, _reset(before.resources, seen), pilots, seen, new, node_s),
         schedds=_schedds(config, before.schedds, seen),
+        slots=slots(config, before.slots, seen.collector.value),
         ghosts=seen.negotiator.tracks if seen.negotiator is not None else before.ghosts,
         submissions=submissions.learn(before.submissions, entries, pilots, seen.submitted, seen.now),
         upkeep=replace(before.upkeep, looked=seen.now, shared=_shared(seen, before)),
@@ -64,6 +68,25 @@ def _schedds(config: Config, before: Schedds, seen: Observation) -> Schedds:
     there = seen.collector.value.schedds if seen.collector.value else ()
     waiting = seen.waiting.value
     return Schedds({**recent, **dict.fromkeys(there, seen.now)}, waiting.qdates if waiting else before.qdates)
+
+
+def slots(config: Config, before: Mapping[str, Learnt], seen: Collector | None) -> dict[str, Learnt]:
+    """Resource -> what its pilots show: the kind that is known, as long as an empty pilot shows it, else the commonest.
+
+    A pilot with jobs shows less than it has (AvailableGPUs), one that fails its checks something else.
+    """
+    learnt = {name: each for name, each in before.items() if name in config.resources}
+    shown: dict[tuple[str, str], Counter[str]] = {}
+    for startd in seen.startds if seen else ():
+        if startd.made and not startd.jobs and startd.healthy and not startd.draining:
+            resource = seen.kinds[startd.kind].get("PilotResource", "").strip('"') if seen else ""
+            shown.setdefault((resource, startd.made), Counter())[startd.kind] += 1
+    for (name, made), kinds in shown.items():
+        if name in config.resources and seen is not None and made == script.slot_fingerprint(config, name):
+            known = learnt.get(name)
+            if known is None or known.made != made or known.slot not in [seen.kinds[kind] for kind in kinds]:
+                learnt[name] = Learnt(seen.kinds[kinds.most_common(1)[0][0]], made)
+    return learnt
 
 
 # --------------------------------------------------------------------------- resources

@@ -75,20 +75,25 @@ class Near:
 
 @dataclass(frozen=True)
 class Collector:
-    """What the Tier-1's collector knows: the startds of our pilots, and the names of the schedds that it has."""
+    """What the Tier-1's collector knows: the startds of our pilots, and the names of the schedds that it has.
+
+    `kinds`: `Startd.kind` -> what these slots advertise.
+    """
 
     startds: tuple[Startd, ...]
     schedds: frozenset[str]
+    kinds: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Negotiator:
     """What the Tier-1's negotiator says (demand_source = "negotiator"): `ghosts` are the offline slots that are there,
-    `tracks` what to remember of them, `alarms` where it does not agree with the query, or why it is not asked.
-    `asked`: it may be shown ghosts."""
+    `ads` what they should be made from (resource -> ClassAd text; none where it is not asked), `tracks` what to
+    remember of them, `alarms` where it does not agree with the query, or why it is not asked. `asked`: it may be shown
+    ghosts."""
 
     ghosts: tuple[Ghost, ...]
-    condor_version: str
+    ads: Mapping[str, str]
     tracks: Mapping[str, Track]
     alarms: tuple[str, ...] = ()
     asked: bool = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -179,7 +179,7 @@ def _with_tier1(config: Config, seen: Observation, memory: Memory) -> Observatio
     schedds = frozenset(each.name for each in view.schedds if each.address)
     return replace(
         seen,
-        collector=Source(now, Collector(view.startds, schedds)),
+        collector=Source(now, Collector(view.startds, schedds, view.kinds)),
         waiting=_read(now, lambda: _waiting(config, view, memory, now)),
     )
 
@@ -199,14 +199,20 @@ def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> W
     answers = waiting.ask_schedds(config, schedds, memory.schedds.qdates, now, window_s)
     if not any(answer.error is None for answer in answers):
         raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
-    groups = waiting.matched(config, schedds, answers, now)
-    version = waiting.version_of(schedds)
-    says = Negotiator(view.ghosts, version, {}, (refusal,) if refusal else (), asks_negotiator)
+    ads = slot_ads(config, view, schedds, memory)
+    groups = waiting.matched(config, ads, answers, now, waiting.standing_ads(config, view.startds, view.kinds))
+    says = Negotiator(view.ghosts, ads if asks_negotiator else {}, {}, (refusal,) if refusal else (), asks_negotiator)
     if asks_negotiator:
-        found, tracks = ghost.read(config, view, answers, memory.ghosts, version, now)
+        found, tracks = ghost.read(config, view, answers, memory.ghosts, ads, now)
         says = replace(says, tracks=tracks, alarms=tuple(ghost_view.disagreements(groups, found)))
         groups = ghost_view.confirmed(groups, found)
     return Waiting(waiting.demand_of(groups, answers), pool.qdates(answers), says)
+
+
+def slot_ads(config: Config, view: pool.PoolView, schedds: Sequence[pool.Schedd], memory: Memory) -> dict[str, str]:
+    """Resource -> the slot of a new pilot, as ClassAd text: as pilots show it now, or showed it. Raises ConfigError."""
+    shown = Collector(view.startds, frozenset(), view.kinds)
+    return waiting.slot_ads(config, schedds, learn.slots(config, memory.slots, shown))
 
 
 # --------------------------------------------------------------------------- what memory says is due

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from htcebridge.config.tables import Config
-from htcebridge.model import Demand, Group, ScheddAnswer
+from htcebridge.model import Demand, Group, ScheddAnswer, Startd
 from htcebridge.pilot import script
+from htcebridge.state.memory import Learnt
 from htcebridge.tier1 import pool
 from htcebridge.tier1.fit import Matcher, evaluate
 
@@ -28,14 +29,44 @@ def ask_schedds(
     return pool.read_demand(pool.pool_of(config), schedds, pool.tag_of(config), known, since)
 
 
-def matched(
-    config: Config, schedds: Sequence[pool.Schedd], answers: Sequence[pool.ScheddGroups], now: int
-) -> list[Group]:
-    """What waits, each group of each schedd matched against each resource."""
+def slot_ads(config: Config, schedds: Iterable[pool.Schedd], learnt: Mapping[str, Learnt]) -> dict[str, str]:
+    """Resource -> the slot of a pilot that would be started now, as ClassAd text. Raises ConfigError."""
+    version = version_of(schedds)
     # A manual glidein's startds are in another pool: no job of this one runs there.
     ours = [name for name, resource in config.resources.items() if resource.executor is None]
-    matcher = Matcher({name: script.template_ad(config, name, version_of(schedds)) for name in ours})
-    return [group for answer in answers for group in _groups(answer, matcher, config, now)]
+    known = {name: in_force(config, name, learnt.get(name)) for name in ours}
+    return {name: script.template_ad(config, name, version, known[name]) for name in ours}
+
+
+def in_force(config: Config, name: str, learnt: Learnt | None) -> Mapping[str, str] | None:
+    """What pilots of today's configuration showed. Raises ConfigError."""
+    return learnt.slot if learnt is not None and learnt.made == script.slot_fingerprint(config, name) else None
+
+
+def matched(
+    config: Config,
+    new: Mapping[str, str],
+    answers: Sequence[pool.ScheddGroups],
+    now: int,
+    standing: Mapping[str, str] | None = None,
+) -> list[Group]:
+    """What waits, each group of each schedd matched against each resource.
+
+    `new`: resource -> the slot of a pilot that would be started; `standing`: `Startd.kind` -> that of pilots that are
+    there (`standing_ads`), as ClassAd text.
+    """
+    matchers = Matcher(new), Matcher(standing or {})
+    return [group for answer in answers for group in _groups(answer, *matchers, config, now)]
+
+
+def standing_ads(config: Config, startds: Iterable[Startd], kinds: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """`Startd.kind` -> the slot of such pilots as ClassAd text, of resources in the configuration."""
+    resource_of = {each.kind: kinds[each.kind].get("PilotResource", "").strip('"') for each in startds}
+    return {
+        kind: script.standing_ad(config, name, kinds[kind])
+        for kind, name in resource_of.items()
+        if name in config.resources
+    }
 
 
 def demand_of(groups: Iterable[Group], answers: Sequence[pool.ScheddGroups]) -> Demand:
@@ -57,7 +88,12 @@ def merged(groups: Iterable[Group]) -> list[Group]:
     """Groups that differ in nothing that anybody sees become one."""
     found: dict[object, Group] = {}
     for group in groups:
-        by_resource = (group.resources, *(tuple(sorted(each.items())) for each in (group.why_not, group.walltimes)))
+        by_slot = (group.why_not, group.walltimes, group.refused_by)
+        by_resource = (
+            group.resources,
+            *(tuple(sorted(each.items())) for each in by_slot),
+            *sorted(group.shapes.items()),
+        )
         key = (group.shape, group.walltime_s, group.owner, group.vo, by_resource, group.rejected)
         other = found.get(key)
         found[key] = (
@@ -74,32 +110,32 @@ def merged(groups: Iterable[Group]) -> list[Group]:
     return list(found.values())
 
 
-def _groups(answer: pool.ScheddGroups, matcher: Matcher, config: Config, now: int) -> Iterable[Group]:
+def _groups(answer: pool.ScheddGroups, new: Matcher, standing: Matcher, config: Config, now: int) -> Iterable[Group]:
     default_s = int(config.pilot.default_walltime.total_seconds())
-    own_defaults = {
-        name: int(resource.default_walltime.total_seconds())
-        for name, resource in config.resources.items()
-        if resource.default_walltime != config.pilot.default_walltime
-    }
     either = {vo.name.lower() for vo in config.vos if vo.placement == "either"}
     for group in answer.groups:
-        job = evaluate(group.ad, config.demand.walltime, default_s)
-        walltimes = {
-            name: evaluate(group.ad, config.demand.walltime, own_s).walltime_s for name, own_s in own_defaults.items()
-        }
-        resources, why_not = matcher.fit(group.ad)
+        asked = evaluate(group.ad, config.demand.walltime, default_s)
+        fits, there = new.judge(group.ad, asked), standing.judge(group.ad, asked)
         yield Group(
-            shape=job.shape,
-            walltime_s=job.walltime_s,
+            shape=asked.shape,
+            walltime_s=asked.walltime_s,
             owner=group.owner,
             vo=group.vo,
             idle=group.idle,
             running=group.running,
             oldest_s=max(0, now - group.oldest_qdate) if group.oldest_qdate is not None else 0,
-            resources=resources,
-            why_not=why_not,
+            resources=tuple(name for name, each in fits.items() if not each.why_not),
+            why_not={name: each.why_not for name, each in fits.items() if each.why_not},
             either=group.vo.lower() in either,
             rejected=group.rejected,
             key=group.key,
-            walltimes={name: walltime_s for name, walltime_s in walltimes.items() if walltime_s != job.walltime_s},
+            walltimes={
+                name: each.job.walltime_s for name, each in fits.items() if each.job.walltime_s != asked.walltime_s
+            },
+            shapes={
+                where: each.job.shape
+                for where, each in (*fits.items(), *there.items())
+                if not each.why_not and each.job.shape != asked.shape
+            },
+            refused_by={kind: each.why_not for kind, each in there.items() if each.why_not},
         )

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
 from htcebridge.model import Track
-from htcebridge.pilot import ghost_view, script
+from htcebridge.pilot import ghost_view
 from htcebridge.pilot.advertise import send
 from htcebridge.pilot.ghost_view import Answer, GhostView
 from htcebridge.templates import classad_string
@@ -60,23 +60,23 @@ def refusal(condor_versions: Sequence[str]) -> str:
     return ""
 
 
-def advertise(config: Config, condor_version: str, seen: Iterable[pool.Ghost], now: int) -> None:
+def advertise(config: Config, ads: Mapping[str, str], seen: Iterable[pool.Ghost], now: int) -> None:
     """Advertise a ghost for each resource in demand mode: the missing, the changed, and those that grow old.
 
-    `seen` are the ghosts of `tier1.pool.read_pool`; those of no such resource are taken away. `condor_version` is the
-    schedds', as for `script.template_ad`. Uses the pilots' token, the controller's own may only read. Raises
-    ConfigError for a bad token, UnknownState if the collector does not take them.
+    `ads` are the slots of new pilots by resource, as ClassAd text (`script.template_ad`). `seen` are the ghosts of
+    `tier1.pool.read_pool`; those of no such resource are taken away. Uses the pilots' token, the controller's own may
+    only read. Raises ConfigError for a bad token, UnknownState if the collector does not take them.
     """
     there = {ghost.resource: ghost for ghost in seen}
     wanted = _resources(config)
-    due = [name for name in wanted if not _fresh(config, name, condor_version, there.get(name), now)]
+    due = [name for name in wanted if not _fresh(config, ads[name], there.get(name), now)]
     stray = [name for name in there if name not in wanted]
     if stray:
         named = " || ".join(f"PilotResource =?= {classad_string(name)}" for name in stray)
         send(config, _any_token(config), [], f"{_ours(config)} && ({named})")
     for token in sorted({config.resources[name].token_file for name in due}):
-        ads = [ad_text(config, name, condor_version, now) for name in due if config.resources[name].token_file == token]
-        send(config, token, ads, "")
+        sent = [ad_text(config, name, ads[name], now) for name in due if config.resources[name].token_file == token]
+        send(config, token, sent, "")
 
 
 def withdraw(config: Config) -> None:
@@ -90,7 +90,7 @@ def read(
     view: pool.PoolView,
     groups: Sequence[pool.ScheddGroups],
     memory: Mapping[str, Track],
-    condor_version: str,
+    ads: Mapping[str, str],
     now: int,
 ) -> tuple[GhostView, dict[str, Track]]:
     """What the negotiator has said lately, and what to remember for the next cycle (by resource). Asks nobody.
@@ -106,7 +106,7 @@ def read(
     answers: dict[str, Answer] = {}
     for name in _resources(config):
         ghost = there.get(name)
-        if ghost is None or ghost.digest != digest(config, name, condor_version):
+        if ghost is None or ghost.digest != digest(ads[name]):
             answers[name] = Answer()
             continue
         jobs = ghost_view.resolved(ghost, view.schedds, groups)
@@ -122,7 +122,7 @@ def window_s(config: Config, view: pool.PoolView) -> int:
     return 3 * max(period_s, int(config.pressure.interval.total_seconds()))
 
 
-def ad_text(config: Config, name: str, condor_version: str, now: int) -> str:
+def ad_text(config: Config, name: str, template: str, now: int) -> str:
     """A resource's ghost as ClassAd text: its pilots' template ad, offline, with a name that shows what it is."""
     lifetime_s = _lifetime_s(config)
     slot = f"ghost-{name}@{config.pressure.instance}.{config.grant.value}.invalid"
@@ -145,19 +145,19 @@ def ad_text(config: Config, name: str, condor_version: str, now: int) -> str:
         "WantAdRevaluate": True,
         "GhostMultiplier": _MULTIPLIER,
         "IsGhost": True,
-        "GhostDigest": digest(config, name, condor_version),
+        "GhostDigest": digest(template),
         "GhostSent": now,
         "GhostUntil": now + lifetime_s,
         "ClassAdLifetime": lifetime_s,
     }
     lines = " ".join(f"{key} = {classad_string(value)};" for key, value in values.items())
     requirements = "Requirements = Start && WithinResourceLimits && (time() < GhostUntil);"
-    return f"{script.template_ad(config, name, condor_version).removesuffix(' ]')} {lines} {requirements} ]"
+    return f"{template.removesuffix(' ]')} {lines} {requirements} ]"
 
 
-def digest(config: Config, name: str, condor_version: str) -> str:
+def digest(template: str) -> str:
     """Of all that the negotiator judges a ghost by."""
-    return hashlib.sha256(script.template_ad(config, name, condor_version).encode()).hexdigest()[:16]
+    return hashlib.sha256(template.encode()).hexdigest()[:16]
 
 
 def _resources(config: Config) -> list[str]:
@@ -168,9 +168,9 @@ def _lifetime_s(config: Config) -> int:
     return max(_MIN_LIFETIME_S, 5 * int(config.pressure.interval.total_seconds()))
 
 
-def _fresh(config: Config, name: str, condor_version: str, ghost: pool.Ghost | None, now: int) -> bool:
+def _fresh(config: Config, template: str, ghost: pool.Ghost | None, now: int) -> bool:
     """Whether it is there as it should be. Renewing it takes the negotiator's notes away, so not every cycle."""
-    if ghost is None or ghost.digest != digest(config, name, condor_version):
+    if ghost is None or ghost.digest != digest(template):
         return False
     return 0 <= now - ghost.sent <= _lifetime_s(config) // 3
 

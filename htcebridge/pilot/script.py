@@ -5,7 +5,9 @@ All of it comes from one resource of the configuration, so that the planner's id
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,36 @@ from htcebridge.pilot import siteconf
 from htcebridge.pilot.exit_codes import OF_CHECKS, PilotExit
 from htcebridge.slurm.text import format_minutes
 from htcebridge.templates import OWN, classad_string, render, stray_blocks
+from htcebridge.tier1 import slots
 from htcebridge.tier1.fit import walltime_expression
 
 # Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first.
 SIGNAL_BEFORE_END_S = 180
 _GENERIC = "startd_configs/generic.conf.j2"
-# What every pilot advertises, beside its resource's own attributes.
-_LINUX = {"Arch": "X86_64", "OpSys": "LINUX", "HasFileTransfer": True, "PartitionableSlot": True}
 # What condor_submit asks for in the name of a job with an image. A pilot finds out whether it has them; without a pilot
 # to ask, the configuration's word has to do.
 _CONTAINERS = {"HasContainer": True, "HasSingularity": True, "HasSIF": True, "HasSandboxImage": True}
+# The moment's part of a slot that has just joined.
+_IDLE = {
+    "State": "Unclaimed",
+    "Activity": "Idle",
+    "SlotType": "Partitionable",
+    "PartitionableSlot": True,
+    "SlotID": 1,
+    "LoadAvg": 0.0,
+    "CondorLoadAvg": 0.0,
+    "CpuBusy": False,
+    "KeyboardIdle": 3600,
+    "ConsoleIdle": 3600,
+    "NumDynamicSlots": 0,
+    "PilotDraining": False,
+    "MyType": "Machine",
+    "Machine": "node.pilot.invalid",
+    "Name": "slot1@pilot@node.pilot.invalid",
+    "UidDomain": "pilot.invalid",
+    "FileSystemDomain": "pilot.invalid",
+}
+_FAR = 2**40
 
 
 def limits(name: str, resource: Resource) -> Limits:
@@ -92,21 +114,21 @@ def job_wall_expression(config: Config, resource: Resource) -> str:
     return walltime_expression(config.demand.walltime, int(resource.default_walltime.total_seconds()))
 
 
-def template_ad(config: Config, name: str, condor_version: str) -> str:
+def template_ad(config: Config, name: str, condor_version: str, learnt: Mapping[str, str] | None = None) -> str:
     """The partitionable slot that a fresh pilot of a resource would advertise, as ClassAd text.
 
-    condor_submit 25.14 writes a question about the startd's CondorVersion into every job's Requirements; pilots are
-    expected to run the version of the pool's schedds unless the resource's `attributes` say otherwise.
+    `learnt` is such a slot as pilots with this configuration have shown it (`tier1.slots.lasting`). Without one it
+    is as shipped, of an HTCondor like `condor_version` (the CondorVersion of the schedds), about which condor_submit
+    25.14 writes a question into every job's Requirements.
     """
     resource = config.resources[name]
     shape = node_shape(resource)
     life = int(resource.longest_job.total_seconds())
     values: dict[str, object] = {
-        **_LINUX,
-        "CondorVersion": condor_version,
+        **({} if learnt else _unseen(resource, condor_version)),
         **identity(config, name),
-        **(_CONTAINERS if resource.apptainer else {}),
         **resource.attributes,
+        **_IDLE,
         "Cpus": shape.cpus,
         "TotalCpus": shape.cpus,
         "Memory": shape.memory_mb,
@@ -121,12 +143,41 @@ def template_ad(config: Config, name: str, condor_version: str) -> str:
         "GLIDEIN_ToRetire": f"time() + {life}",
         "JobWall": job_wall_expression(config, resource),
         "Start": start_expression(config, resource),
-        "WithinResourceLimits": WITHIN_RESOURCE_LIMITS,
-        "Requirements": "Start && WithinResourceLimits",
+        **cvmfs_attributes(resource),
     }
-    lines = [f"{key} = {classad_string(value)};" for key, value in values.items()]
-    lines += [f"{key} = {value};" for key, value in expressions.items()]
-    return "[ " + " ".join(lines) + " ]"
+    base = learnt or slots.shipped(condor_version)
+    if not learnt and resource.gpus:
+        # So a startd with GPUs writes it.
+        expressions["WithinResourceLimits"] = f"{base['WithinResourceLimits']} && (TARGET.RequestGPUs ?: 0) <= MY.GPUs"
+    return slots.text(base, _literals(values), expressions)
+
+
+def standing_ad(config: Config, name: str, kind: Mapping[str, str]) -> str:
+    """The slot of pilots that are there, as ClassAd text, from what they all advertise (`tier1.slots.lasting`).
+
+    What changes while a pilot lives is left to whoever counts: free resources, remaining life, our own drain marks.
+    """
+    life = {"GLIDEIN_ToDie": _FAR, "GLIDEIN_ToRetire": _FAR}
+    return slots.text(
+        kind, _literals({**_IDLE, **life}), {"JobWall": job_wall_expression(config, config.resources[name])}
+    )
+
+
+def _literals(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: classad_string(value) for name, value in values.items()}
+
+
+def _unseen(resource: Resource, condor_version: str) -> dict[str, object]:
+    """What is known of a pilot that nobody has seen."""
+    return {"CondorVersion": condor_version, slots.GUESS: True, **(_CONTAINERS if resource.apptainer else {})}
+
+
+def cvmfs_attributes(resource: Resource) -> dict[str, str]:
+    """What OSG's and other pools' jobs ask for, by repository: attribute -> ClassAd expression. The check proved it."""
+    return {
+        f"HAS_CVMFS_{re.sub(r'[^A-Za-z0-9]', '_', repository)}": "(PilotCheck_cvmfs =!= False)"
+        for repository in resource.cvmfs
+    }
 
 
 # What the startd itself adds to a partitionable slot's Requirements.
@@ -152,9 +203,25 @@ def identity(config: Config, name: str) -> dict[str, object]:
     }
 
 
+def slot_fingerprint(config: Config, name: str) -> str:
+    """Of all that makes this resource's pilots what they are: each advertises it as PilotConfig. Raises ConfigError."""
+    resource = config.resources[name]
+    facts = resource.model_dump_json(include=set(_MAKES_A_SLOT))
+    return hashlib.sha256((facts + _rendered(config, name, "")).encode()).hexdigest()[:16]
+
+
+# What a startd's configuration does not have of it.
+_MAKES_A_SLOT = ("partition", "condor", "setup", "cvmfs", "cpus", "memory", "gpus", "gres", "apptainer")
+
+
 def startd_config(config: Config, name: str) -> str:
     """The HTCondor configuration of this resource's pilots. Raises ConfigError."""
-    resource = resource_of(config, name)
+    resource_of(config, name)
+    return _rendered(config, name, slot_fingerprint(config, name))
+
+
+def _rendered(config: Config, name: str, fingerprint: str) -> str:
+    resource = config.resources[name]
     if resource.executor is not None:
         raise ConfigError(f"resource {name} has no startd of ours: its pilots run {resource.executor}")
     template, own = _startd_template(resource)
@@ -167,6 +234,8 @@ def startd_config(config: Config, name: str) -> str:
         resource=resource,
         start=start,
         attributes=attributes,
+        fingerprint=fingerprint,
+        cvmfs_attributes=cvmfs_attributes(resource),
         update_s=update_interval_s(resource),
         checks=[path.removeprefix("checks/") for path in _checks(config, resource) if path.startswith("checks/")],
         job_environment=siteconf.environment(config.data),

@@ -138,6 +138,15 @@ class Schedds:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """The slot that an empty pilot of a resource showed, without what belongs to its node or the moment
+    (`tier1.slots.lasting`), and the configuration that the pilot was made from (`pilot.script.slot_fingerprint`)."""
+
+    slot: Mapping[str, str]
+    made: str
+
+
+@dataclass(frozen=True)
 class Submissions:
     """Owner: `controller.submissions`. Keys are `Entry.key`: plan id and resource.
 
@@ -178,7 +187,8 @@ class Records:
 
 @dataclass(frozen=True)
 class Memory:
-    """All of it. Each part is changed by its owner alone. `ghosts`: resource -> what its offline slot was given."""
+    """All of it. Each part is changed by its owner alone. `ghosts`: resource -> what its offline slot was given.
+    `slots`: resource -> what its pilots showed (owner: `controller.learn`)."""
 
     pilots: Pilots = field(default_factory=Pilots)
     resources: Resources = field(default_factory=Resources)
@@ -187,6 +197,7 @@ class Memory:
     submissions: Submissions = field(default_factory=Submissions)
     upkeep: Upkeep = field(default_factory=Upkeep)
     records: Records = field(default_factory=Records)
+    slots: Mapping[str, Learnt] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

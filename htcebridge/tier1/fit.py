@@ -1,14 +1,19 @@
-"""Which group fits which resource, and why not: HTCondor's own matching of a job ad against the ad of a pilot."""
+"""Does this job fit this slot, what does it take there, and why not: HTCondor's own matching of two ads.
+
+The one answer for demand, plan, explain and doctor, for pilots that are there and for those that would be started.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from htcebridge.model import Shape
+from htcebridge.tier1 import slots
 from htcebridge.tier1.advalues import MOST, MOST_UNITS, BadValue, number, number_or, whole
 from htcebridge.tier1.pool import CONDOR_CONFIG
 from htcebridge.units import format_duration
@@ -25,24 +30,89 @@ class Job:
     walltime_s: int
 
 
-class Matcher:
-    """Matches job ads against the pilots of some resources.
+@dataclass(frozen=True)
+class Fit:
+    """One job on one slot: what it would take there, and for how long. `why_not` is empty if both accept."""
 
-    `pilots` maps a resource to the ad that its pilot would advertise (ClassAd text, from `pilot.script.template_ad`).
+    job: Job
+    why_not: str = ""
+
+
+class Matcher:
+    """Matches job ads against slots: name -> ad of an empty one as ClassAd text.
+
+    Of a pilot to be started it comes from `pilot.script.template_ad`, of one that is there from `tier1.slots.lasting`.
     """
 
-    def __init__(self, pilots: dict[str, str]) -> None:
+    def __init__(self, ads: Mapping[str, str]) -> None:
         classad2 = bindings()
-        self._pilots = {name: classad2.ClassAd(text) for name, text in pilots.items()}
+        self._slots = {name: classad2.ClassAd(text) for name, text in ads.items()}
 
-    def fit(self, job_text: str) -> tuple[tuple[str, ...], dict[str, str]]:
-        """The resources that take such a job and that it takes, and for each other one the reason. Raises nothing."""
+    def judge(self, job_text: str, default: Job) -> dict[str, Fit]:
+        """How such a job fits each slot; `default` is what it asks where no slot is in sight. Raises nothing."""
         try:
             job = bindings().ClassAd(job_text)
-            why_not = {name: why for name, pilot in self._pilots.items() if (why := _why_not(job, pilot))}
-        except Exception as error:  # whatever this job's ad makes the bindings raise is its own reason, nobody else's
-            return (), dict.fromkeys(self._pilots, f"its ad cannot be evaluated ({type(error).__name__})")
-        return tuple(name for name in self._pilots if name not in why_not), why_not
+        except Exception as error:  # whatever a job's ad makes the bindings raise is its own reason, nobody else's
+            return dict.fromkeys(self._slots, Fit(default, _cannot(error)))
+        for request in ("RequestCpus", "RequestMemory", "RequestDisk"):
+            if not _has(job, request):  # condor_submit always says them
+                job[request] = 1
+        return {name: _judged(job, slot, default) for name, slot in self._slots.items()}
+
+    def fit(self, job_text: str) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The slots that take such a job and that it takes, and for each other one the reason. Raises nothing."""
+        found = self.judge(job_text, Job(Shape(1, 1), 0))
+        why_not = {name: each.why_not for name, each in found.items() if each.why_not}
+        return tuple(name for name in found if name not in why_not), why_not
+
+
+def _judged(job: classad2.ClassAd, slot: classad2.ClassAd, default: Job) -> Fit:
+    try:
+        asked = _asked_of(job, slot)
+        why_not = _why_not(job, slot, asked)
+    except BadValue as bad:
+        return Fit(default, str(bad))
+    except Exception as error:  # as in `Matcher.judge`
+        return Fit(default, _cannot(error))
+    return Fit(asked, why_not)
+
+
+def _cannot(error: Exception) -> str:
+    return f"its ad cannot be evaluated ({type(error).__name__})"
+
+
+# The startd gives a job its memory in such steps (MODIFY_REQUEST_EXPR_REQUESTMEMORY as shipped, 23.9 and 25.14).
+_MEMORY_STEP_MB = 128
+
+
+def _asked_of(job: classad2.ClassAd, slot: classad2.ClassAd) -> Job:
+    """What the job would take of this slot, requests that are expressions on it included. Raises BadValue."""
+    memory_mb = _request(job, slot, "RequestMemory", 1)
+    rounded_mb = -(-memory_mb // _MEMORY_STEP_MB) * _MEMORY_STEP_MB
+    there_mb = number_or(0, slot, "Memory")
+    shape = Shape(
+        cpus=_request(job, slot, "RequestCpus", 1, MOST_UNITS),
+        # The last step of a slot may be a short one; what is too big anyway is named as it was asked.
+        memory_mb=rounded_mb if rounded_mb <= there_mb else max(memory_mb, there_mb),
+        gpus=_request(job, slot, "RequestGPUs", 0, MOST_UNITS),
+        disk_mb=-(-_request(job, slot, "RequestDisk", 0) // 1024),
+    )
+    walltime = _in_match(slot, job, "JobWall")
+    return Job(shape, 0 if walltime is None else whole(walltime, "its walltime"))
+
+
+def _request(job: classad2.ClassAd, slot: classad2.ClassAd, name: str, absent: int, most: int = MOST) -> int:
+    """HTCondor would start a job of -1 cores, or of NaN seconds. Raises BadValue."""
+    if not _has(job, name):
+        return absent
+    try:
+        written = job.get(name)
+        if type(written) is int and 0 <= written <= most:
+            return written
+        value = evaluate_in(str(job.lookup(name)), job, slot)
+    except Exception as error:
+        raise BadValue(f"{name} cannot be evaluated ({type(error).__name__})") from None
+    return absent if value is bindings().Value.Undefined else whole(value, name, most)
 
 
 def evaluate(job_text: str, walltime: Sequence[str], default_walltime_s: int) -> Job:
@@ -88,62 +158,75 @@ def bindings() -> Any:
     return importlib.import_module("classad2")
 
 
-def _why_not(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
-    """Empty if job and pilot accept each other, else the first reason that a person understands."""
-    hostile = _hostile(job, pilot)
-    if hostile or job.symmetricMatch(pilot):
-        return hostile
-    return _too_big(job, pilot) or _too_long(job, pilot) or _clauses(job, pilot) or "they do not match"
-
-
-def _hostile(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
-    """What the job asks that is no number to plan with: HTCondor would start a job of -1 cores, or of NaN seconds."""
+def _has(job: classad2.ClassAd, name: str) -> bool:
+    """`in` evaluates, and raises what it likes of what is there."""
     try:
-        for name, most in _REQUESTS.items():
-            number(job, name, most=most)
-        walltime = _in_match(pilot, job, "JobWall")
-        if walltime is not None:
-            whole(walltime, "its walltime")
-    except BadValue as bad:
-        return str(bad)
-    return ""
+        return name in job
+    except Exception:
+        return True
 
 
-_REQUESTS = {"RequestCpus": MOST_UNITS, "RequestMemory": MOST, "RequestGPUs": MOST_UNITS, "RequestDisk": MOST}
+def _why_not(job: classad2.ClassAd, slot: classad2.ClassAd, asked: Job) -> str:
+    """Empty if job and slot accept each other, else the first reason that a person understands.
+
+    A startd without GPUs does not look at RequestGPUs, and would start such a job without one.
+    """
+    if too_big := _too_big(asked.shape, slot):
+        return too_big
+    return "" if job.symmetricMatch(slot) else _too_long(asked, slot) or _clauses(job, slot)
 
 
-def _too_big(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
-    for request, have, default, unit in (
-        ("RequestCpus", "Cpus", 1, "cpus"),
-        ("RequestMemory", "Memory", 0, "MB memory"),
-        ("RequestGPUs", "GPUs", 0, "GPUs"),
-        ("RequestDisk", "Disk", 0, "KB disk"),
+def _too_big(asked: Shape, slot: classad2.ClassAd) -> str:
+    for have, wants, unit in (
+        ("Cpus", asked.cpus, "cpus"),
+        ("Memory", asked.memory_mb, "MB memory"),
+        ("GPUs", asked.gpus, "GPUs"),
+        ("Disk", asked.disk_mb * 1024, "KB disk"),
     ):
-        asked, there = number(job, request, default), number(pilot, have)
-        if asked > there:
-            return f"asks {asked} {unit}, a pilot has {there}"
+        there = number(slot, have)
+        if wants > there:
+            return f"asks {wants} {unit}, a pilot has {there}"
     return ""
 
 
-def _too_long(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
-    walltime = _in_match(pilot, job, "JobWall")
-    asked_s = 0 if walltime is None else whole(walltime, "its walltime")
-    longest_s = number(pilot, "PilotJobLife")
-    if asked_s > longest_s:
-        return f"runs {format_duration(asked_s)}, a pilot gives a job {format_duration(longest_s)} at most"
+def _too_long(asked: Job, slot: classad2.ClassAd) -> str:
+    longest_s = number(slot, "PilotJobLife", MOST)
+    if asked.walltime_s > longest_s:
+        return f"runs {format_duration(asked.walltime_s)}, a pilot gives a job {format_duration(longest_s)} at most"
     return ""
 
 
-def _clauses(job: classad2.ClassAd, pilot: classad2.ClassAd) -> str:
-    for side, own, other in (("the job's Requirements", job, pilot), ("the pilot's START", pilot, job)):
-        name = "Requirements" if own is job else "Start"
-        if name not in own:
-            continue
-        for clause in conjuncts(str(own.lookup(name))):
+def _clauses(job: classad2.ClassAd, slot: classad2.ClassAd) -> str:
+    """The first clause that is not true, of either side. What an ad that is a guess cannot know is taken for yes: the
+    first pilot will tell."""
+    guess = slot.get(slots.GUESS) is True
+    unknown = False
+    for side, own, other in (("the job's Requirements", job, slot), ("the pilot's START", slot, job)):
+        for clause in conjuncts(_condition(own)):
             value = evaluate_in(clause, own, other)
-            if value is not True:
-                return f"{side}: {clause} is {value_word(value)}"
-    return ""
+            if value is True:
+                continue
+            if guess and own is job and _asks_the_node(clause, job, slot):
+                unknown = True
+                continue
+            return f"{side}: {clause} is {value_word(value)}"
+    return "" if unknown else "they do not match"
+
+
+def _condition(ad: classad2.ClassAd) -> str:
+    """What an ad wants of the other, a slot's Requirements with what its Start stands for."""
+    requirements = str(ad.lookup("Requirements")) if "Requirements" in ad else "true"
+    for name in ("Start", "WithinResourceLimits"):
+        if name in ad:
+            meant = f"({ad.lookup(name)})".replace("\\", "\\\\")
+            requirements = re.sub(rf"\b{name}\b", meant, requirements, flags=re.IGNORECASE)
+    return requirements
+
+
+def _asks_the_node(clause: str, job: classad2.ClassAd, slot: classad2.ClassAd) -> bool:
+    """Whether a clause looks at what only a node knows. Its value says nothing then: `=?=` is false, not undefined."""
+    names = re.findall(r"[A-Za-z_]\w*", clause)
+    return any(slots.is_of_the_node(name) and not _has(job, name) and name not in slot for name in names)
 
 
 def _in_match(own: classad2.ClassAd, other: classad2.ClassAd, name: str) -> object:

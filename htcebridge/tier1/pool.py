@@ -22,7 +22,7 @@ from htcebridge import calls
 from htcebridge.config.tables import Config
 from htcebridge.errors import BridgeError, UnknownState
 from htcebridge.model import Shape, Startd
-from htcebridge.tier1 import tokens
+from htcebridge.tier1 import slots, tokens
 
 # Neither this machine's configuration nor ~/.condor/user_config, which an empty file would let in.
 CONDOR_CONFIG = Path(__file__).with_name("condor_config")
@@ -118,12 +118,16 @@ class Negotiation:
 
 @dataclass(frozen=True)
 class PoolView:
-    """What the collector knows of us: the schedds to ask, the startds of this controller's pilots, its ghosts."""
+    """What the collector knows of us: the schedds to ask, the startds of this controller's pilots, its ghosts.
+
+    `kinds`: `Startd.kind` -> what the slots of this kind advertise.
+    """
 
     schedds: tuple[Schedd, ...]
     startds: tuple[Startd, ...]
     ghosts: tuple[Ghost, ...] = ()
     negotiators: tuple[Negotiation, ...] = ()
+    kinds: Mapping[str, slots.Ad] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ def read_pool(pool: Pool, instance: str, vo_attribute: str = "OpportunisticVO") 
         startds=tuple(_startd(row) for row in answer["startds"]),
         ghosts=tuple(_ghost(row) for row in answer["ghosts"]),
         negotiators=tuple(Negotiation(**row) for row in answer["negotiators"]),
+        kinds=answer["kinds"],
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from htcebridge.tier1 import slots
 from htcebridge.tier1.advalues import MOST, MOST_UNITS, BadValue, evaluated, number_or, text, whole
 
 RESOURCE_ATTRIBUTES = ("Requirements", "RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs")
@@ -31,32 +32,22 @@ def answer_pool(request: dict[str, Any]) -> dict[str, Any]:
     schedds = f'MyType == "Scheduler" && ({request["constraint"]})'
     if request["schedds"]:
         schedds += " && (" + " || ".join(f"Name == {quote(name)}" for name in request["schedds"]) + ")"
-    slots = f"PilotInstance =?= {quote(request['instance'])} && PartitionableSlot =?= true"
+    ours = f"PilotInstance =?= {quote(request['instance'])} && PartitionableSlot =?= true"
     vo_list = f"Child{request['vo_attribute']}"
     ads = htcondor2.Collector(request["collector"]).query(
-        htcondor2.AdType.Any,
-        f'({schedds}) || ({slots}) || MyType == "Negotiator"',
-        [*_POOL_PROJECTION, vo_list],
+        htcondor2.AdType.Any, f'({schedds}) || ({ours}) || MyType == "Negotiator"', []
     )
     by_type: dict[str, list[Any]] = {"Scheduler": [], "Negotiator": [], "ghost": [], "slot": []}
     for ad in sorted(ads, key=lambda ad: text(ad, "Name")):
         by_type.get(text(ad, "MyType"), by_type["ghost" if _said(ad, "IsGhost") is True else "slot"]).append(ad)
+    kinds: dict[str, dict[str, str]] = {}
     return {
         "schedds": [_schedd_row(ad) for ad in by_type["Scheduler"]],
-        "startds": [_startd_row(ad, vo_list) for ad in by_type["slot"]],
+        "startds": [_startd_row(ad, vo_list, kinds) for ad in by_type["slot"]],
+        "kinds": kinds,
         "ghosts": [_ghost_row(ad) for ad in by_type["ghost"]],
         "negotiators": [_negotiator_row(ad) for ad in by_type["Negotiator"]],
     }
-
-
-_POOL_PROJECTION = [
-    *("MyType", "Name", "MyAddress", "CondorVersion"),
-    *("Machine", "PilotJobId", "PilotResource", "PilotDraining", "GLIDEIN_ToDie", "GLIDEIN_ToRetire", "MyCurrentTime"),
-    *("Cpus", "Memory", "GPUs", "Disk", "TotalSlotCpus", "TotalSlotMemory", "TotalSlotGPUs", "TotalSlotDisk"),
-    *("NumDynamicSlots", "ChildCpus"),
-    *("IsGhost", "GhostDigest", "GhostSent", "MachineLastMatchTime", "OfflineMatches"),
-    *("LastNegotiationCycleEnd0", "LastNegotiationCyclePeriod0"),
-]
 
 
 def _schedd_row(ad: Any) -> dict[str, Any]:
@@ -71,7 +62,15 @@ def _negotiator_row(ad: Any) -> dict[str, Any]:
     }
 
 
-def _startd_row(ad: Any, vo_list: str) -> dict[str, Any]:
+def _startd_row(ad: Any, vo_list: str, kinds: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """A pilot's slot. What it has in common with others is put into `kinds`, once."""
+    try:
+        kind = slots.lasting(ad)
+    except Exception:  # whatever one pilot's ad makes the bindings raise: it is a kind of its own, that takes no job
+        kind = {"Requirements": "false"}
+    name = slots.kind(kind)
+    kinds[name] = kind
+
     def shape(prefix: str) -> dict[str, int]:
         return {
             "cpus": _count(ad, f"{prefix}Cpus", MOST_UNITS),
@@ -92,6 +91,9 @@ def _startd_row(ad: Any, vo_list: str) -> dict[str, Any]:
         "accepting": not draining and _count(ad, "GLIDEIN_ToRetire") > _count(ad, "MyCurrentTime"),
         "draining": draining,
         "busy_by_vo": _busy_by_vo(ad, vo_list),
+        "healthy": _said(ad, "NODE_IS_HEALTHY") is not False,
+        "kind": name,
+        "made": text(ad, "PilotConfig"),
     }
 
 

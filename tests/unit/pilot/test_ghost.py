@@ -18,11 +18,18 @@ from htcebridge.errors import BridgeError, ConfigError, UnknownState
 from htcebridge.model import Group, Shape, Track
 from htcebridge.pilot import ghost, ghost_view
 from htcebridge.pilot.ghost_view import Answer, GhostView, confirmed, disagreements
+from htcebridge.pilot.script import template_ad
 from htcebridge.state.memory import Memory
 from htcebridge.tier1 import pool as tier1_pool
 from htcebridge.tier1.pool import Ghost, JobGroup, Matches, Negotiation, PoolView, Schedd, ScheddGroups
 
 VERSION = "$CondorVersion: 25.14.1 2026-10-16 PackageID: 25.14.1+dfsg-1 $"
+
+
+def slots_of(config: Config) -> dict[str, str]:
+    return {name: template_ad(config, name, VERSION) for name in config.resources}
+
+
 NOW = 1_000_000
 SECRET = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
 JOB = '[ OpportunisticSite = "leonardo"; RequestCpus = 8; RequestMemory = 1000; RequestDisk = 1; Requirements = true ]'
@@ -47,7 +54,7 @@ def parsed(text: str) -> Any:
 
 
 def test_a_ghost_is_an_offline_slot_that_shows_what_it_is(config: Config) -> None:
-    ad = parsed(ghost.ad_text(config, "dcgp", VERSION, NOW))
+    ad = parsed(ghost.ad_text(config, "dcgp", slots_of(config)["dcgp"], NOW))
     assert (ad["Name"], ad["IsGhost"], ad["Offline"]) == ("ghost-dcgp@leonardo.leonardo.invalid", True, True)
     assert (ad["WantAdRevaluate"], ad["GhostMultiplier"], ad["SlotWeight"]) == (True, 500, 1)
     assert (ad["PilotInstance"], ad["PilotResource"], ad["PartitionableSlot"]) == ("leonardo", "dcgp", True)
@@ -71,13 +78,13 @@ def test_a_ghost_takes_what_its_pilots_take_until_its_time_is_over(
 ) -> None:
     import time
 
-    ad = parsed(ghost.ad_text(config, "dcgp", VERSION, int(time.time()) - 300 + until_s))
+    ad = parsed(ghost.ad_text(config, "dcgp", slots_of(config)["dcgp"], int(time.time()) - 300 + until_s))
     assert ad.symmetricMatch(parsed(job)) is fits
 
 
 def test_a_ghost_lives_for_five_cycles(load: Callable[[str], Config], design_example: str) -> None:
     slow = load(design_example.replace('interval = "60s"', 'interval = "10m"'))
-    assert parsed(ghost.ad_text(slow, "dcgp", VERSION, NOW))["ClassAdLifetime"] == 3000
+    assert parsed(ghost.ad_text(slow, "dcgp", slots_of(slow)["dcgp"], NOW))["ClassAdLifetime"] == 3000
 
 
 # --------------------------------------------------------------------------- sending
@@ -123,18 +130,19 @@ def sent(monkeypatch: pytest.MonkeyPatch, own_home: Path) -> Sent:
 
 
 def there(config: Config, name: str = "dcgp", age_s: int = 0, **changes: Any) -> Ghost:
-    values = {"digest": ghost.digest(config, name, VERSION), "sent": NOW - age_s, "matched": 0, **changes}
+    values = {"digest": ghost.digest(slots_of(config)[name]), "sent": NOW - age_s, "matched": 0, **changes}
     return Ghost(resource=name, **values)
 
 
 def test_every_resource_that_follows_demand_gets_a_ghost(two: Config, sent: Sent) -> None:
-    ghost.advertise(two, VERSION, [], NOW)
+    ghost.advertise(two, slots_of(two), [], NOW)
     assert sorted(sent.advertised) == ["booster", "dcgp"]
     assert len(sent.requests) == 1
 
 
 def test_a_resource_in_constant_mode_gets_none(load: Callable[[str], Config], design_example: str, sent: Sent) -> None:
-    ghost.advertise(load(design_example + BOOSTER + 'mode = "constant"\n'), VERSION, [], NOW)
+    constant = load(design_example + BOOSTER + 'mode = "constant"\n')
+    ghost.advertise(constant, slots_of(constant), [], NOW)
     assert sent.advertised == ["dcgp"]
 
 
@@ -142,17 +150,17 @@ def test_a_resource_in_constant_mode_gets_none(load: Callable[[str], Config], de
 def test_a_ghost_is_renewed_when_a_third_of_its_life_is_over(
     config: Config, sent: Sent, age_s: int, renewed: bool
 ) -> None:
-    ghost.advertise(config, VERSION, [there(config, age_s=age_s)], NOW)
+    ghost.advertise(config, slots_of(config), [there(config, age_s=age_s)], NOW)
     assert sent.advertised == (["dcgp"] if renewed else [])
 
 
 def test_a_ghost_of_another_configuration_is_replaced_at_once(config: Config, sent: Sent) -> None:
-    ghost.advertise(config, VERSION, [there(config, digest="of before")], NOW)
+    ghost.advertise(config, slots_of(config), [there(config, digest="of before")], NOW)
     assert sent.advertised == ["dcgp"]
 
 
 def test_the_ghost_of_a_resource_that_is_no_more_is_taken_away(config: Config, sent: Sent) -> None:
-    ghost.advertise(config, VERSION, [there(config), Ghost("old", "d", NOW, 0)], NOW)
+    ghost.advertise(config, slots_of(config), [there(config), Ghost("old", "d", NOW, 0)], NOW)
     assert sent.advertised == []
     assert sent.gone == ['IsGhost =?= true && PilotInstance =?= "leonardo" && (PilotResource =?= "old")']
 
@@ -164,7 +172,7 @@ def test_withdrawing_takes_this_instances_ghosts_and_no_others(config: Config, s
 
 
 def test_the_pilots_token_is_lent_in_a_private_directory_and_taken_back(config: Config, sent: Sent) -> None:
-    ghost.advertise(config, VERSION, [], NOW)
+    ghost.advertise(config, slots_of(config), [], NOW)
     assert sent.modes == [(0o700, 0o600)]
     assert SECRET not in json.dumps(sent.requests)
     sent.error = "DENIED"
@@ -176,7 +184,7 @@ def test_the_pilots_token_is_lent_in_a_private_directory_and_taken_back(config: 
 def test_a_token_that_others_can_read_is_not_used(config: Config, sent: Sent, own_home: Path) -> None:
     (own_home / ".config/htcebridge/pilot.idtoken").chmod(0o644)
     with pytest.raises(ConfigError, match="open to others"):
-        ghost.advertise(config, VERSION, [], NOW)
+        ghost.advertise(config, slots_of(config), [], NOW)
     assert sent.requests == []
 
 
@@ -270,13 +278,13 @@ def view(config: Config, *matches: Matches, matched: int = NOW - 5, ended: int =
 
 
 def long_asked(config: Config, **counts: tuple[tuple[int, int], ...]) -> dict[str, Track]:
-    return {"dcgp": Track(ghost.digest(config, "dcgp", VERSION), NOW - 5000, NOW - 60, counts)}
+    return {"dcgp": Track(ghost.digest(slots_of(config)["dcgp"]), NOW - 5000, NOW - 60, counts)}
 
 
 def read(
     config: Config, seen: PoolView, groups: list[ScheddGroups], memory: Mapping[str, Track], now: int = NOW
 ) -> tuple[GhostView, dict[str, Track]]:
-    return ghost.read(config, seen, groups, memory, VERSION, now)
+    return ghost.read(config, seen, groups, memory, slots_of(config), now)
 
 
 def test_autoclusters_are_resolved_to_the_groups_of_their_schedd(config: Config) -> None:
