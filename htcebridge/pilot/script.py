@@ -99,6 +99,9 @@ def start_expression(config: Config, resource: Resource) -> str:
         # glideinWMS's RoomForCPUOnlyJobs: a job without a GPU leaves the free GPUs their cores.
         room = f"Cpus - (TARGET.RequestCpus ?: 1) >= {resource.cpus_kept_per_gpu} * (GPUs ?: 0)"
         clauses.append(f"((TARGET.RequestGPUs ?: 0) > 0 || {room})")
+    if not resource.gpus:
+        # A startd without GPUs does not look at RequestGPUs: it would start such a job, without one.
+        clauses.append("((TARGET.RequestGPUs ?: 0) <= 0)")
     if not resource.takes_cpu_jobs:
         clauses.append("((TARGET.RequestGPUs ?: 0) > 0)")
     return " && ".join(clauses)

@@ -167,13 +167,10 @@ def _has(job: classad2.ClassAd, name: str) -> bool:
 
 
 def _why_not(job: classad2.ClassAd, slot: classad2.ClassAd, asked: Job) -> str:
-    """Empty if job and slot accept each other, else the first reason that a person understands.
-
-    A startd without GPUs does not look at RequestGPUs, and would start such a job without one.
-    """
-    if too_big := _too_big(asked.shape, slot):
-        return too_big
-    return "" if job.symmetricMatch(slot) else _too_long(asked, slot) or _clauses(job, slot)
+    """Empty if job and slot accept each other, else the first reason that a person understands."""
+    if job.symmetricMatch(slot):
+        return ""
+    return _too_big(asked.shape, slot) or _too_long(asked, slot) or _clauses(job, slot)
 
 
 def _too_big(asked: Shape, slot: classad2.ClassAd) -> str:

@@ -314,7 +314,8 @@ def test_an_attribute_that_is_a_knob_is_refused(make: Make, name: str) -> None:
 def test_start_accepts_the_grant_alone(config: Config) -> None:
     start = pilot_script.start_expression(config, config.resources["dcgp"])
     assert start.startswith('(TARGET.OpportunisticSite =?= "leonardo") && ')
-    assert "RequestGPUs" not in start
+    # A startd without GPUs would start a job that asks for one.
+    assert "((TARGET.RequestGPUs ?: 0) <= 0)" in start
 
 
 def test_every_setting_stands_on_a_line_of_its_own(make: Make) -> None:
