@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from htcebridge.model import Shape
@@ -148,6 +149,7 @@ def walltime_expression(walltime: Sequence[str], default_s: int, scope: str = "T
     return expression
 
 
+@cache
 def bindings() -> Any:
     """classad2 with HTCondor's own functions: split() or stringListMember() are errors until htcondor2 is loaded.
 
@@ -231,7 +233,12 @@ def _in_match(own: classad2.ClassAd, other: classad2.ClassAd, name: str) -> obje
 
 
 def evaluate_in(expression: str, own: classad2.ClassAd, other: classad2.ClassAd) -> object:
-    return bindings().ExprTree(expression).eval(own, other)
+    return _parsed(expression).eval(own, other)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(expression: str) -> classad2.ExprTree:
+    return bindings().ExprTree(expression)
 
 
 def value_word(value: object) -> str:
@@ -239,7 +246,8 @@ def value_word(value: object) -> str:
     return str(getattr(value, "name", value)).lower()
 
 
-def conjuncts(expression: str) -> Iterable[str]:
+@lru_cache(maxsize=1024)
+def conjuncts(expression: str) -> Sequence[str]:
     """The parts of an expression that && joins at the top level, outer parentheses taken off."""
     expression = _unwrapped(expression.strip())
     parts, depth, start, quoted = [], 0, 0, False
