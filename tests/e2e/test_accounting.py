@@ -12,7 +12,8 @@ import pytest
 from tests.e2e.chain import IDLE, Chain, let_pass, wait_until
 from tests.e2e.pilots import PATIENT, run
 
-pytestmark = pytest.mark.testbed
+# The attributes of the history that it reads are older than 23.9.
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 
 def test_the_records_agree_with_htcondor_and_slurm(chain: Chain) -> None:

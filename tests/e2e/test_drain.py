@@ -51,6 +51,7 @@ def takes_jobs(chain: Chain) -> None:
     wait_until(look, 60, "the pilot is in the pool and does not drain", every=0.5)
 
 
+@pytest.mark.one_suite("forky")
 def test_each_mark_stops_new_jobs_and_lifting_it_takes_them_again(chain: Chain) -> None:
     first = chain.submit(gate="never")
     pilot = start(chain)

@@ -121,6 +121,7 @@ def is_gone(chain: Chain, job: GridJob) -> bool:
     return job.id not in chain.ce_queue(job.ce, "JobStatus")
 
 
+@pytest.mark.one_suite("forky")
 def test_only_waits_for_its_route_and_either_uses_both(policy: Chain) -> None:
     with_routes(policy, CONFIGURATION.replace('owners = ["atlpil*"]', 'owners = ["atlpil*"]\nmax_idle = 1'))
     with tier1_worker(policy):
