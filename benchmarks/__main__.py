@@ -1,4 +1,4 @@
-"""`python -m benchmarks [demand|metrics|planner|recording|report|simulation]`: the tables of docs/performance.md.
+"""`python -m benchmarks WHAT`: the tables of docs/performance.md; --help says what there is.
 
 `demand`, the default, needs root for a testbed of its own; `simulation` needs the extra `bench`.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 def main() -> int:
     """Run a benchmark and print its tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The tables of docs/performance.md.")
-    known = ("demand", "metrics", "planner", "recording", "report", "simulation")
+    known = ("demand", "matching", "metrics", "planner", "recording", "report", "simulation")
     parser.add_argument("what", nargs="?", choices=known, default="demand")
     parser.add_argument("--seeds", type=int, default=10, help="simulation: how many (default 10)")
     parser.add_argument("--first-seed", type=int, default=200, help="simulation: the first of them (default 200)")
@@ -29,6 +29,10 @@ def _lines(arguments: argparse.Namespace) -> Iterable[str]:
         from benchmarks import simulation
 
         yield from simulation.run(arguments.seeds, arguments.first_seed)
+    elif arguments.what == "matching":
+        from benchmarks import matching
+
+        yield from matching.run()
     elif arguments.what == "planner":
         from benchmarks import planner_scale
 
