@@ -19,7 +19,8 @@ REQUIREMENTS = (
     "(TARGET.Memory >= RequestMemory) && (TARGET.HasFileTransfer)"
 )
 SLOT = """[ MyType = "Machine"; Name = "slot1@pilot_{number}@node"; PilotJobId = "{number}_1";
-  OpportunisticSite = "leonardo"; PartitionableSlot = true; TotalSlotCpus = 112; TotalSlotMemory = 489904; TotalSlotDisk = 1.2E+07; Cpus = {number};
+  OpportunisticSite = "leonardo"; PartitionableSlot = true; TotalSlotCpus = 112;
+  TotalSlotMemory = 489904; TotalSlotDisk = 1.2E+07; Cpus = {number};
   Microarch = "x86_64-v{kind}"; Arch = "X86_64"; OpSys = "LINUX"; HasFileTransfer = true; GLIDEIN_ToDie = {number};
   JobWall = (TARGET.BatchRuntime) ?: 28800; PilotJobLife = 42000;
   Start = (TARGET.OpportunisticSite =?= "leonardo") && (NODE_IS_HEALTHY =!= False) && (JobWall < PilotJobLife);
