@@ -55,7 +55,7 @@ def run() -> Iterable[str]:
     yield f"one plan, medians of {ROUNDS}; ratio to {GROUPS} groups, {PILOTS} pilots, {JOBS:,} idle jobs"
     yield f"{'groups':>7} {'pilots':>7} {'idle jobs':>10} {'CPU s':>8} {'ratio':>6} {'peak MB':>8} {'submits':>8}"
     cases = [(GROUPS, PILOTS, jobs) for jobs in (1_000, 10_000, 100_000, 700_000, 1_000_000)]
-    cases += [(groups, PILOTS, JOBS) for groups in (30, 100, 1_000)]
+    cases += [(30, PILOTS, JOBS), (100, PILOTS, JOBS), (1_000, PILOTS, JOBS), (1_000, PILOTS, 700_000)]
     cases += [(GROUPS, pilots, JOBS) for pilots in (0, 200, 5_000)]
     for groups, pilots, jobs in cases:
         cost = middle if (groups, pilots, jobs) == (GROUPS, PILOTS, JOBS) else _measured(groups, pilots, jobs)

@@ -63,7 +63,6 @@ class Group:
     walltimes: Mapping[str, int] = field(default_factory=dict)
     """Resource -> how long they run there, where that is not `walltime_s`: they declare nothing, and the resource has a
     default of its own."""
-
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     """Resource or kind of slot -> what a job takes there, where that is not `shape`: HTCondor rounds requests, and they
     may be expressions on the machine."""
@@ -281,14 +280,16 @@ class Policy:
 
 @dataclass(frozen=True)
 class Streaks:
-    """For how many cycles in a row something has been so, by resource: handed from one plan to the next."""
+    """For how many cycles in a row something has been so: handed from one plan to the next."""
 
     surplus: Mapping[str, int] = field(default_factory=dict)
-    """Pending pilots too many."""
+    """Pilot id -> it pends and nobody needs it."""
     wanted: Mapping[str, int] = field(default_factory=dict)
-    """New nodes wanted."""
+    """Resource -> new nodes wanted."""
     sparse: Mapping[str, int] = field(default_factory=dict)
-    """Nothing waits, and the work would fit onto fewer pilots."""
+    """Resource -> nothing waits, and the work would fit onto fewer pilots."""
+    promised: int = 0
+    """Not a streak: how many jobs were to find a place in joined pilots, in the last cycle."""
 
 
 @dataclass(frozen=True)

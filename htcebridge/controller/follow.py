@@ -9,7 +9,7 @@ from dataclasses import replace
 from htcebridge.config.tables import Config
 from htcebridge.controller.endings import classify
 from htcebridge.controller.observation import Observation
-from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, Pilot, PilotPhase, Shape, SlurmJob
+from htcebridge.model import Demand, EndedPilot, LivePilot, Outcome, Pilot, PilotPhase, SlurmJob, Startd
 from htcebridge.plan.health import NODE_MEMORY_S
 from htcebridge.slurm.text import Ended
 from htcebridge.state.ledger import Entry
@@ -88,7 +88,7 @@ def _as_it_is(config: Config, so_far: Seen, each: Pilot, seen: Observation) -> S
         joined = now
     starved = so_far.starved
     if startd and startd.accepting and not startd.jobs:
-        starved = starved + 1 if _would_take(startd.free, startd.to_die - now, job.resource, seen.demand) else 0
+        starved = starved + 1 if _would_take(startd, startd.to_die - now, job.resource, seen.demand) else 0
     return replace(
         so_far,
         submitted=job.submitted if job.submitted is not None else so_far.submitted,
@@ -102,12 +102,15 @@ def _as_it_is(config: Config, so_far: Seen, each: Pilot, seen: Observation) -> S
     )
 
 
-def _would_take(free: Shape, life_s: int, resource: str, demand: Demand) -> bool:
+def _would_take(startd: Startd, life_s: int, resource: str, demand: Demand) -> bool:
     """Whether jobs have waited for a while that such a pilot should have taken. A negotiation takes its minutes."""
     return any(
-        group.idle and group.oldest_s > 600 and group.walltime_on(resource) <= life_s and group.shape.times_in(free)
+        group.idle
+        and group.oldest_s > 600
+        and group.walltime_on(resource) <= life_s
+        and group.shape_on(startd.kind or resource).times_in(startd.free)
         for group in demand.groups
-        if resource in group.resources
+        if resource in group.resources and startd.kind not in group.refused_by
     )
 
 

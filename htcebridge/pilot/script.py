@@ -67,6 +67,7 @@ def limits(name: str, resource: Resource) -> Limits:
         max_new_per_cycle=0,
         min_walltime_s=int(minimum.total_seconds()) if minimum is not None else None,
         constant=resource.mode == "constant",
+        cpus_kept_per_gpu=resource.cpus_kept_per_gpu if resource.takes_cpu_jobs else 0,
     )
 
 

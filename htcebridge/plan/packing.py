@@ -1,4 +1,4 @@
-"""Puts waiting jobs into pilots: those that are there, then those on their way, then new ones. Pure.
+"""Puts waiting jobs into pilots: those that are there, then those on their way. Pure.
 
 First-fit decreasing by dominant share, on cpus, memory, GPUs, disk and remaining life; in one dimension it needs at
 most 11/9 of the optimal number of bins + 6/9 (Dósa 2007). Groups are packed with their counts and equal nodes as one
@@ -7,32 +7,36 @@ bin, never job by job, so the work grows with groups and pilots, not with jobs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from htcebridge.model import Group, Limits, Pilot, PilotPhase, Shape, Wait
 
-# What a GPU is worth in cores when nodes of different kinds are compared: CINECA bills 8 cores for one.
-GPU_IN_CORES = 8
 # Remaining lives are rounded down to this, so that pilots that started together are one bin.
 _LIFE_STEP_S = 60
 
 
 class Stage(Enum):
-    """Where a node stands, in the order in which nodes are filled."""
+    """Where a node stands."""
 
     JOINED = auto()
     DRAINED = auto()
     """Joined, and drained by this controller: it can be had back at once."""
     BOOTING = auto()
     PENDING = auto()
+    UNLIKELY = auto()
+    """Pending, and not expected to start within the horizon."""
     NEW = auto()
 
 
 @dataclass(frozen=True)
 class Bin:
-    """`count` nodes of equal content. `jobs` were put into each; `whole` is what an empty one has."""
+    """`count` nodes of equal content. `jobs` were put into each; `whole` is what an empty one has.
+
+    `pilots` are their ids, in the order in which they are filled; none for new nodes. `kind` is that of a joined slot
+    (`Startd.kind`), `kept` how many cores a job without a GPU leaves free for each free GPU.
+    """
 
     resource: str
     stage: Stage
@@ -43,17 +47,30 @@ class Bin:
     jobs: int = 0
     oldest_s: int = 0
     longest_s: int = 0
-    pilot: str = ""
-    """The pilot's id, where it matters which one it is."""
+    pilots: tuple[str, ...] = ()
+    kind: str = ""
+    kept: int = 0
 
-    def taking(self, group: Group, jobs: int, count: int) -> Bin:
-        return replace(
-            self,
-            free=self.free.less(group.shape, jobs),
-            count=count,
-            jobs=self.jobs + jobs,
-            oldest_s=max(self.oldest_s, group.oldest_s),
-            longest_s=max(self.longest_s, group.walltime_on(self.resource)),
+    @property
+    def where(self) -> str:
+        """By what a group says what it takes here (`Group.shape_on`)."""
+        return self.kind or self.resource
+
+    def taking(self, group: Group, jobs: int, count: int, first: int = 0) -> Bin:
+        """`count` of these nodes from the `first` on, with so many more jobs in each."""
+        return Bin(
+            self.resource,
+            self.stage,
+            self.free.less(group.shape_on(self.where), jobs),
+            self.life_s,
+            self.whole,
+            count,
+            self.jobs + jobs,
+            max(self.oldest_s, group.oldest_s),
+            max(self.longest_s, group.walltime_on(self.resource)),
+            self.pilots[first : first + count],
+            self.kind,
+            self.kept,
         )
 
     @property
@@ -62,77 +79,122 @@ class Bin:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """So many jobs of a group found a place in nodes of this kind."""
+
+    group: Group
+    jobs: int
+    resource: str
+    stage: Stage
+
+
+@dataclass(frozen=True)
 class Packed:
-    """`bins` with what was put into them; `left` holds each group with the jobs that found no place."""
+    """`bins` with what was put into them, and where the jobs of each group went; `left` are those without a place."""
 
     bins: tuple[Bin, ...]
+    placed: tuple[Placed, ...]
     left: tuple[Group, ...]
-    placed: tuple[Group, ...]
-    """Each group with the jobs that found one."""
+
+
+def fits(group: Group, bin_: Bin) -> int:
+    """How many jobs of the group one such node takes as it is. Nothing else in the plan answers that."""
+    if bin_.resource not in group.resources or bin_.kind in group.refused_by:
+        return 0
+    shape, free = group.shape_on(bin_.where), bin_.free
+    if free.cpus < shape.cpus or free.memory_mb < shape.memory_mb or group.walltime_on(bin_.resource) > bin_.life_s:
+        return 0  # most of all questions: without the arithmetic
+    if bin_.kept and not shape.gpus:
+        free = replace(free, cpus=max(0, free.cpus - bin_.kept * free.gpus))
+    return shape.times_in(free)
+
+
+def new_node(limit: Limits, count: int = 1) -> Bin:
+    """What a pilot that is submitted now will have."""
+    kept = limit.cpus_kept_per_gpu
+    return Bin(limit.name, Stage.NEW, limit.node, limit.job_life_s, limit.node, count, kept=kept)
 
 
 def by_size(groups: Iterable[Group], limits: Mapping[str, Limits]) -> list[Group]:
     """What can be packed at all, largest dominant share first; of equals the longest job, then the oldest."""
 
     def size(group: Group) -> tuple[float, int, int]:
-        share = max(group.shape.dominant_share(limits[name].node) for name in group.resources)
+        share = max(group.shape_on(name).dominant_share(limits[name].node) for name in group.resources)
         return (share, group.walltime_s, group.oldest_s)
 
-    fitting = [
-        replace(group, resources=tuple(name for name in group.resources if name in limits))
-        for group in groups
-        if group.idle > 0
-    ]
-    return sorted((group for group in fitting if group.resources), key=size, reverse=True)
+    known = [_with_known(group, limits) for group in groups if group.idle > 0]
+    return sorted((group for group in known if group.resources), key=size, reverse=True)
+
+
+def _with_known(group: Group, limits: Mapping[str, Limits]) -> Group:
+    names = tuple(name for name in group.resources if name in limits)
+    return group if names == group.resources else replace(group, resources=names)
+
+
+# --------------------------------------------------------------------------- nodes that are there or on their way
 
 
 def supply(pilots: Sequence[Pilot], limits: Mapping[str, Limits], now: int) -> list[Bin]:
-    """What is there or on its way, in the order of `Stage`, so that pending pilots stay empty if any does."""
-    bins: list[Bin] = []
-    pending: dict[str, list[Pilot]] = {}
+    """The nodes that run, in the order in which they are filled: joined, drained, booting."""
+    bins: dict[Stage, list[Bin]] = {Stage.JOINED: [], Stage.DRAINED: [], Stage.BOOTING: []}
     for pilot in pilots:
         limit = limits.get(pilot.job.resource)
         if limit is None:
             continue
         if pilot.phase is PilotPhase.JOINED and pilot.startd and (pilot.startd.accepting or pilot.tail_drained):
             stage = Stage.DRAINED if pilot.tail_drained else Stage.JOINED
-            life_s = pilot.startd.to_die - now
-            bins.append(Bin(limit.name, stage, pilot.startd.free, life_s, pilot.startd.total, pilot=pilot.job.id))
+            startd, life_s = pilot.startd, pilot.startd.to_die - now
+            joined = Bin(limit.name, stage, startd.free, life_s, startd.total, pilots=(pilot.job.id,))
+            bins[stage].append(replace(joined, kind=startd.kind, kept=limit.cpus_kept_per_gpu))
         elif pilot.phase is PilotPhase.BOOTING:
             ends = pilot.job.ends if pilot.job.ends is not None else now + limit.walltime_s
-            bins.append(_whole(limit, Stage.BOOTING, ends - now))
-        elif pilot.phase is PilotPhase.PENDING and pilot.wait is Wait.NORMAL:
-            pending.setdefault(limit.name, []).append(pilot)
-    for name, waiting in pending.items():
-        likely = _luckiest_first(waiting)[: expected(waiting)]
-        bins += [_whole(limits[name], Stage.PENDING, _promised_s(pilot, limits[name])) for pilot in likely]
-    return _merged(sorted(bins, key=lambda bin_: bin_.stage.value))
+            bins[Stage.BOOTING].append(_whole(pilot, limit, Stage.BOOTING, ends - now))
+    return [*bins[Stage.JOINED], *bins[Stage.DRAINED], *_merged(bins[Stage.BOOTING])]
 
 
-def expected(pending: Sequence[Pilot]) -> int:
+def queued(pilots: Iterable[Pilot], limits: Mapping[str, Limits]) -> list[Bin]:
+    """The pending pilots that Slurm will start in their turn, in the order in which they are filled.
+
+    Those of a queue that moves come first, and in each the shortest, because the others can do its work too; of equals
+    those that are expected to start, then the oldest. What stays empty is what can be done without.
+    """
+    pending: dict[str, list[Pilot]] = {}
+    for pilot in pilots:
+        if pilot.phase is PilotPhase.PENDING and pilot.wait is Wait.NORMAL and pilot.job.resource in limits:
+            pending.setdefault(pilot.job.resource, []).append(pilot)
+    moving_first = sorted(pending, key=lambda name: expected(pending[name]) == 0)
+    return [bin_ for name in moving_first for bin_ in _in_turn(pending[name], limits[name])]
+
+
+def expected(pending: Iterable[Pilot]) -> int:
     """How many of these pending pilots are expected to start within the horizon."""
     return int(sum(pilot.chance for pilot in pending if pilot.wait is Wait.NORMAL) + 0.5)
 
 
-def _luckiest_first(pending: Sequence[Pilot]) -> list[Pilot]:
-    return sorted((pilot for pilot in pending if pilot.wait is Wait.NORMAL), key=lambda pilot: -pilot.chance)
+def of_use(groups: Iterable[Group], pending: Iterable[Pilot], limit: Limits) -> set[str]:
+    """The ids of those of one resource's pending pilots that such jobs would fill if all of them started."""
+    turn = [pilot for pilot in pending if pilot.wait is Wait.NORMAL]
+    stuck = [pilot for pilot in pending if pilot.wait is not Wait.NORMAL]
+    packed = fill(
+        [group for group in groups if limit.name in group.resources], _in_turn(turn, limit) + _in_turn(stuck, limit)
+    )
+    return {pilot for bin_ in packed.bins if bin_.jobs for pilot in bin_.pilots}
 
 
-def stood_for(opened: Iterable[Bin], pending: Sequence[Pilot], limit: Limits) -> int:
-    """How many of these new nodes are there as pending pilots that are not expected to start: a new one would queue
-    behind them. Where their walltime is too short for the jobs they stand for none."""
-    lives = sorted(_life_s(limit, _promised_s(pilot, limit)) for pilot in _luckiest_first(pending)[expected(pending) :])
-    asked = sorted(bin_.longest_s for bin_ in opened for _ in range(bin_.count))
-    found = 0
-    for life_s in lives:
-        found += found < len(asked) and asked[found] <= life_s
-    return found
+def age(pilot: Pilot) -> tuple[int, tuple[int, ...]]:
+    """Sorts the oldest first; "12_3" after "9" and after "12_2"."""
+    numbers = tuple(int(part) for part in pilot.job.id.split("_") if part.isdigit())
+    return (pilot.job.submitted or 0, numbers)
 
 
-def of_use(groups: Iterable[Group], pending: Sequence[Pilot], limit: Limits) -> int:
-    """How many of these pending pilots of one resource such jobs would fill if all of them started."""
-    bins = [_whole(limit, Stage.PENDING, _promised_s(pilot, limit)) for pilot in _luckiest_first(pending)]
-    return sum(bin_.count for bin_ in fill(groups, _merged(bins)).bins if bin_.jobs)
+def _in_turn(pending: Sequence[Pilot], limit: Limits) -> list[Bin]:
+    luckiest = sorted(sorted(pending, key=age), key=lambda pilot: -pilot.chance)
+    likely = {pilot.job.id for pilot in luckiest[: expected(pending)]}
+    nodes = [
+        _whole(pilot, limit, Stage.PENDING if pilot.job.id in likely else Stage.UNLIKELY, _promised_s(pilot, limit))
+        for pilot in sorted(pending, key=age)
+    ]
+    return _merged(sorted(nodes, key=lambda node: (node.life_s, node.stage.value)))
 
 
 def _promised_s(pilot: Pilot, limit: Limits) -> int:
@@ -142,184 +204,101 @@ def _promised_s(pilot: Pilot, limit: Limits) -> int:
     return min(asked, least) if least is not None else asked
 
 
-def _whole(limit: Limits, stage: Stage, walltime_s: int) -> Bin:
-    return Bin(limit.name, stage, limit.node, _life_s(limit, walltime_s), limit.node)
-
-
-def _life_s(limit: Limits, walltime_s: int) -> int:
+def _whole(pilot: Pilot, limit: Limits, stage: Stage, walltime_s: int) -> Bin:
     life_s = walltime_s - limit.overhead_s
-    return life_s - life_s % _LIFE_STEP_S
+    life_s -= life_s % _LIFE_STEP_S
+    kept = limit.cpus_kept_per_gpu
+    return Bin(limit.name, stage, limit.node, life_s, limit.node, pilots=(pilot.job.id,), kept=kept)
 
 
-def _merged(bins: Iterable[Bin]) -> list[Bin]:
-    counts: dict[Bin, int] = {}
-    for bin_ in bins:
-        counts[bin_] = counts.get(bin_, 0) + bin_.count
-    return [replace(bin_, count=count) for bin_, count in counts.items()]
-
-
-def fill(groups: Iterable[Group], bins: Iterable[Bin]) -> Packed:
-    """Put as many jobs as fit into these nodes."""
-    nodes = list(bins)
-    left, placed = [], []
-    for group in groups:
-        nodes, jobs = _put(group, group.idle, nodes)
-        left.append(replace(group, idle=jobs))
-        placed.append(replace(group, idle=group.idle - jobs))
-    return Packed(tuple(nodes), tuple(left), tuple(placed))
-
-
-def _put(group: Group, jobs: int, bins: list[Bin]) -> tuple[list[Bin], int]:
-    """These nodes with up to `jobs` of the group in them, first fit; and how many are left."""
-    cpus = group.shape.cpus
-    wall = {name: group.walltime_on(name) for name in group.resources}
-    packed: list[Bin] = []
-    for bin_ in bins:
-        if not jobs or bin_.free.cpus < cpus or bin_.resource not in wall or bin_.life_s < wall[bin_.resource]:
-            packed.append(bin_)
-        else:
-            jobs, parts = _fill(bin_, group, jobs)
-            packed += parts
-    return packed, jobs
-
-
-def _fill(bin_: Bin, group: Group, left: int) -> tuple[int, list[Bin]]:
-    """Put up to `left` jobs into equal nodes: what is left over, and the nodes by content."""
-    fit = group.shape.times_in(bin_.free)
-    if not fit:
-        return left, [bin_]
-    full = min(bin_.count, left // fit)
-    left -= full * fit
-    parts = [bin_.taking(group, fit, full)] if full else []
-    untouched = bin_.count - full
-    if left and untouched:
-        parts.append(bin_.taking(group, left, 1))
-        left, untouched = 0, untouched - 1
-    if untouched:
-        parts.append(replace(bin_, count=untouched))
-    return left, parts
-
-
-def open_nodes(
-    groups: Sequence[Group],
-    limits: Mapping[str, Limits],
-    room: Mapping[str, int],
-    min_fill: float,
-    max_wait_s: int,
-    slow: Collection[str] = (),
-) -> tuple[Bin, ...]:
-    """New nodes for these jobs, of the resources that waste least.
-
-    Each resource in turn is preferred, and once each group's own best; of these packings the one that serves most,
-    then wastes least, then needs fewest pilots is taken. `room` is how many nodes a resource may have: what does not
-    fit there goes to the next. Where there is no room at all the node is opened all the same, for the limits to cut
-    with their reason. `slow` are resources none of whose pending pilots is expected to start: they come last.
-    """
-    names = [name for name in limits if any(name in group.resources for group in groups)]
-    plans = [_opened(groups, limits, room, first, slow) for first in ("", *(names if len(names) > 1 else ()))]
-
-    def price(bins: tuple[Bin, ...]) -> tuple[float, float, int]:
-        worth = [bin_ for bin_ in bins if worth_a_node(bin_, min_fill, max_wait_s)]
-        allowed = _within(worth, room)
-        return (
-            -sum(value(bin_.whole.less(bin_.free)) * count for bin_, count in allowed),
-            sum(_waste(bin_) * count for bin_, count in allowed),
-            sum(count for _, count in allowed),
-        )
-
-    return min(plans, key=price)
-
-
-def worth_a_node(bin_: Bin, min_fill: float, max_wait_s: int) -> bool:
-    return bin_.fill >= min_fill or bin_.oldest_s >= max_wait_s
-
-
-def value(shape: Shape) -> float:
-    """Cores, with GPUs as the cores that they are billed as."""
-    return shape.cpus + GPU_IN_CORES * shape.gpus
-
-
-def lower_bound(bins: Iterable[Bin], node: Shape) -> int:
-    """How few nodes any packing of what is in these bins could do with: the volume of the fullest axis."""
-    used = [0, 0, 0, 0]
-    for bin_ in bins:
-        for axis, amount in enumerate(bin_.whole.less(bin_.free).axes):
-            used[axis] += amount * bin_.count
-    return max((-(-amount // have) for amount, have in zip(used, node.axes, strict=True) if have > 0), default=0)
-
-
-def _opened(
-    groups: Sequence[Group],
-    limits: Mapping[str, Limits],
-    room: Mapping[str, int],
-    first: str,
-    slow: Collection[str],
-) -> tuple[Bin, ...]:
-    bins: list[Bin] = []
-    opened: dict[str, int] = dict.fromkeys(limits, 0)
-    for group in groups:
-        bins, left = _put(group, group.idle, bins)
-        choice = _ranked(group, left, limits, first, slow)
-        for name in choice:
-            if not left:
-                break
-            fit = group.shape.times_in(limits[name].node)
-            there = max(0, room.get(name, 0) - opened[name])
-            # The last choice takes the rest, so that what the limits cut is seen.
-            count = -(-left // fit) if name == choice[-1] else min(there, -(-left // fit))
-            if count:
-                fresh = Bin(name, Stage.NEW, limits[name].node, limits[name].job_life_s, limits[name].node, count)
-                left, parts = _fill(fresh, group, left)
-                bins += parts
-                opened[name] += count
-    return tuple(bins)
-
-
-def _ranked(group: Group, jobs: int, limits: Mapping[str, Limits], first: str, slow: Collection[str]) -> list[str]:
-    """The resources that can hold such a job: the preferred one, then by what `jobs` alone would waste there."""
-
-    def waste(name: str) -> float:
-        node = limits[name].node
-        fit = group.shape.times_in(node)
-        full, rest = divmod(jobs, fit)
-        empty = Bin(name, Stage.NEW, node, limits[name].job_life_s, node)
-        return full * _waste(empty.taking(group, fit, 1)) + (_waste(empty.taking(group, rest, 1)) if rest else 0.0)
-
-    able = [
-        name
-        for name in group.resources
-        if not limits[name].constant
-        and group.walltime_on(name) <= limits[name].job_life_s
-        and group.shape.times_in(limits[name].node)
+def _merged(nodes: Iterable[Bin]) -> list[Bin]:
+    """Empty nodes of one resource, equal ones as one bin."""
+    equal: dict[tuple[str, Stage, int], list[Bin]] = {}
+    for node in nodes:
+        equal.setdefault((node.resource, node.stage, node.life_s), []).append(node)
+    return [
+        replace(each[0], count=len(each), pilots=tuple(pilot for node in each for pilot in node.pilots))
+        for each in equal.values()
     ]
-    if len(able) < 2 or not jobs:
-        return able
-    return sorted(able, key=lambda name: (name in slow, name != first, waste(name), _preference(limits[name])))
 
 
-def _preference(limit: Limits) -> int:
-    """Of equals the one that loses less where pilots are preempted more than once in two walltimes."""
-    return limit.walltime_s if limit.preemptions_per_hour * limit.walltime_s / 3600 > 0.5 else 0
+# --------------------------------------------------------------------------- filling them
 
 
-def _waste(bin_: Bin) -> float:
-    """Cores of one such node that are expected to be held for nothing, relative to its jobs' time.
+def fill(groups: Sequence[Group], bins: Iterable[Bin]) -> Packed:
+    """Put as many jobs as fit into these nodes, first fit."""
+    filling = Filling(groups, bins)
+    placed: list[Placed] = []
+    left: list[Group] = []
+    for group in groups:
+        jobs, into = filling.put(group, group.idle)
+        placed += into
+        if jobs:
+            left.append(group if jobs == group.idle else replace(group, idle=jobs))
+    return Packed(filling.bins, tuple(placed), tuple(left))
 
-    What stays empty, and the tail: a node is held until its last job ends. The last of k jobs whose lengths are
-    uniform takes k/(k+1) of the longest, the mean job half of it: (k-1)/2k of what is used is lost.
-    """
-    used = value(bin_.whole.less(bin_.free))
-    tail = (bin_.jobs - 1) / (2 * bin_.jobs) if bin_.jobs else 0.0
-    return value(bin_.whole) - used + used * tail
+
+class Filling:
+    """Nodes while they are filled by these groups. One that is too full for the least of their jobs is put aside."""
+
+    def __init__(self, groups: Iterable[Group], bins: Iterable[Bin] = ()) -> None:
+        self._least = _least(groups)
+        self._open: list[Bin] = []
+        self._full: list[Bin] = []
+        for bin_ in bins:
+            self._keep(bin_, self._open)
+
+    @property
+    def bins(self) -> tuple[Bin, ...]:
+        return (*self._full, *self._open)
+
+    def put(self, group: Group, jobs: int) -> tuple[int, list[Placed]]:
+        """Put up to so many jobs into the first nodes that take them: what is left over, and where the others went."""
+        now_open: list[Bin] = []
+        placed: dict[tuple[str, Stage], int] = {}
+        for at, bin_ in enumerate(self._open):
+            if not jobs:
+                now_open += self._open[at:]
+                break
+            fit = fits(group, bin_)
+            if not fit:
+                now_open.append(bin_)
+                continue
+            before = jobs
+            jobs = self._fill(bin_, group, jobs, fit, now_open)
+            kind = (bin_.resource, bin_.stage)
+            placed[kind] = placed.get(kind, 0) + before - jobs
+        self._open = now_open
+        return jobs, [Placed(group, count, *kind) for kind, count in placed.items()]
+
+    def add(self, bin_: Bin, group: Group, jobs: int) -> int:
+        """Put up to so many jobs into more nodes: what is left over."""
+        return self._fill(bin_, group, jobs, fits(group, bin_), self._open)
+
+    def _fill(self, bin_: Bin, group: Group, jobs: int, fit: int, now_open: list[Bin]) -> int:
+        full = min(bin_.count, jobs // fit)
+        jobs -= full * fit
+        touched = full
+        if full:
+            self._keep(bin_.taking(group, fit, full), now_open)
+        if jobs and touched < bin_.count:
+            self._keep(bin_.taking(group, jobs, 1, touched), now_open)
+            jobs, touched = 0, touched + 1
+        if touched < bin_.count:
+            now_open.append(replace(bin_, count=bin_.count - touched, pilots=bin_.pilots[touched:]))
+        return jobs
+
+    def _keep(self, bin_: Bin, now_open: list[Bin]) -> None:
+        least = self._least.get(bin_.resource)
+        enough = least is not None and all(have >= ask for have, ask in zip(bin_.free.axes, least, strict=True))
+        (now_open if enough else self._full).append(bin_)
 
 
-def _within(bins: Iterable[Bin], room: Mapping[str, int]) -> list[tuple[Bin, int]]:
-    """The bins, fullest first, as far as each resource has room."""
-    left = dict(room)
-    allowed = []
-    for bin_ in sorted(bins, key=lambda bin_: -bin_.fill):
-        count = min(bin_.count, max(0, left.get(bin_.resource, 0)))
-        if count:
-            left[bin_.resource] -= count
-            allowed.append((bin_, count))
-    return allowed
+def _least(groups: Iterable[Group]) -> dict[str, tuple[int, ...]]:
+    """Resource -> the least on each axis that any of these jobs asks there."""
+    least: dict[str, tuple[int, ...]] = {}
+    for group in groups:
+        for name in group.resources:
+            for shape in (group.shape_on(name), *group.shapes.values()):
+                least[name] = tuple(map(min, shape.axes, least.get(name, shape.axes)))
+    return least

@@ -1,6 +1,6 @@
 """Decides how many pilots each resource gets. Pure: no clock, no I/O, no configuration file.
 
-`packing` puts the demand into what is there and into new nodes; here that becomes a decision for each resource, cut
+`places` puts the demand into what is there and into new nodes; here that becomes a decision for each resource, cut
 by the limits, each of which leaves its reason. `tail` says which joined pilots could be spared when nothing waits.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from htcebridge.model import (
     Cap,
     Cut,
-    Group,
     Limits,
     Pilot,
     PilotPhase,
@@ -24,20 +24,10 @@ from htcebridge.model import (
     Streaks,
     Wait,
 )
-from htcebridge.plan import tail
-from htcebridge.plan.packing import (
-    Bin,
-    Stage,
-    by_size,
-    expected,
-    fill,
-    lower_bound,
-    of_use,
-    open_nodes,
-    stood_for,
-    supply,
-    worth_a_node,
-)
+from htcebridge.plan import places, tail
+from htcebridge.plan.opening import lower_bound, worth_a_node
+from htcebridge.plan.packing import Bin, Stage, age, expected, of_use
+from htcebridge.plan.places import Places
 from htcebridge.units import format_duration, plural
 
 
@@ -48,33 +38,21 @@ def plan(situation: Situation) -> Plan:
     """
     if situation.stop is not None:
         return _stopped(situation, situation.stop)
-    limits, policy = situation.limits, situation.policy
-    own = {name: [pilot for pilot in situation.pilots if pilot.job.resource == name] for name in limits}
-    groups = by_size(situation.demand.groups, limits)
-    nodes = supply(situation.pilots, limits, situation.now)
-    filled = fill(groups, nodes)
-    soon = fill(groups, (bin_ for bin_ in nodes if bin_.stage is not Stage.PENDING))
-    waiting, notes = _may_open(filled.left, filled.placed, situation)
-    room = {name: _room(own[name], limit) for name, limit in limits.items()}
-    slow = {name for name in limits if _unlikely(own[name]) and not expected(_normal(own[name]))}
-    opened = open_nodes(waiting, limits, room, policy.min_fill, policy.max_wait_s, slow) if waiting else ()
+    limits = situation.limits
+    own: dict[str, list[Pilot]] = {name: [] for name in limits}
+    for pilot in situation.pilots:
+        own.get(pilot.job.resource, []).append(pilot)
+    found = places.find(situation, {name: _room(own[name], limit) for name, limit in limits.items()})
     shared: dict[str, int] = {}
     for cap in (cap for limit in limits.values() for cap in limit.caps):
         shared[cap.key] = min(cap.room, shared.get(cap.key, cap.room))
     plans: dict[str, ResourcePlan] = {}
     streaks = _Streaks({}, {}, {})
     for name, limit in limits.items():
-        case = _Case(
-            limit=limit,
-            pilots=own[name],
-            there=[bin_ for bin_ in filled.bins if bin_.resource == name],
-            opened=[bin_ for bin_ in opened if bin_.resource == name],
-            unplaced=soon.left,
-            notes=notes.get(name, ()),
-            situation=situation,
-        )
+        case = _Case(limit, own[name], found, situation)
         plans[name] = _constant(case, shared, streaks) if limit.constant else _on_demand(case, shared, streaks)
-    return Plan(resources=plans, streaks=Streaks(streaks.surplus, streaks.wanted, streaks.sparse))
+    promised = _jobs(bin_ for bin_ in found.there if bin_.stage is Stage.JOINED)
+    return Plan(resources=plans, streaks=Streaks(streaks.surplus, streaks.wanted, streaks.sparse, promised))
 
 
 def hold(why: str, limits: Iterable[str], pilots: Sequence[Pilot] = ()) -> Plan:
@@ -88,15 +66,11 @@ def hold(why: str, limits: Iterable[str], pilots: Sequence[Pilot] = ()) -> Plan:
 
 @dataclass(frozen=True)
 class _Case:
-    """One resource's part of the situation."""
+    """One resource's part of the situation, and of what became of the jobs."""
 
     limit: Limits
     pilots: Sequence[Pilot]
-    there: Sequence[Bin]
-    opened: Sequence[Bin]
-    unplaced: Sequence[Group]
-    """The jobs that no joined or booting pilot takes."""
-    notes: tuple[str, ...]
+    places: Places
     situation: Situation
 
     @property
@@ -106,6 +80,19 @@ class _Case:
     @property
     def pending(self) -> list[Pilot]:
         return [pilot for pilot in self.pilots if pilot.phase is PilotPhase.PENDING]
+
+    @cached_property
+    def there(self) -> list[Bin]:
+        return [bin_ for bin_ in self.places.there if bin_.resource == self.limit.name]
+
+    @cached_property
+    def opened(self) -> list[Bin]:
+        return [bin_ for bin_ in self.places.opened if bin_.resource == self.limit.name]
+
+    @cached_property
+    def without_place(self) -> tuple[str, ...]:
+        """Sentences about jobs that fit or should have fitted here."""
+        return places.sentences(self.places.left, self.limit.name)
 
 
 @dataclass(frozen=True)
@@ -130,94 +117,51 @@ def _stopped(situation: Situation, why: str) -> Plan:
     return Plan(resources=plans)
 
 
-def _may_open(
-    left: Sequence[Group], placed: Sequence[Group], situation: Situation
-) -> tuple[list[Group], dict[str, tuple[str, ...]]]:
-    """The jobs without a place that may open nodes, and the reasons for the others, by resource."""
-    policy = situation.policy
-    reasons: dict[str, list[str]] = {}
-    cpus = Counter[str]()
-    for pilot in situation.pilots:
-        if pilot.startd:
-            cpus.update(pilot.startd.busy_by_vo)
-    for group in placed:
-        cpus[group.vo] += group.idle * group.shape.cpus
-    may: list[Group] = []
-    refused: Counter[tuple[str, str]] = Counter()
-    for group in left:
-        jobs = group.idle
-        if jobs and group.either and group.oldest_s < policy.either_min_age_s:
-            why = (
-                "that the Tier-1 may take too: the oldest has waited "
-                f"{format_duration(group.oldest_s)} of either_min_age {format_duration(policy.either_min_age_s)}"
-            )
-            refused.update({(name, why): jobs for name in group.resources})
-            continue
-        if jobs and group.either and policy.either_only_rejected and not group.rejected:
-            why = "that the Tier-1 may take too: the negotiator has not rejected them lately (either_only_rejected)"
-            refused.update({(name, why): jobs for name in group.resources})
-            continue
-        cap = policy.vo_cpus.get(group.vo)
-        if jobs and cap is not None:
-            allowed = min(jobs, max(0, cap - cpus[group.vo]) // max(1, group.shape.cpus))
-            if allowed < jobs:
-                why = f"of {group.vo} open no node: it has {cpus[group.vo]} of max_total_cpus {cap}"
-                refused.update({(name, why): jobs - allowed for name in group.resources})
-            jobs = allowed
-            cpus[group.vo] += jobs * group.shape.cpus
-        if jobs:
-            may.append(replace(group, idle=jobs))
-    for (name, why), jobs in refused.items():
-        reasons.setdefault(name, []).append(f"{plural(jobs, 'job')} {why}")
-    return may, {name: tuple(whys) for name, whys in reasons.items()}
-
-
 def _on_demand(case: _Case, shared: dict[str, int], streaks: _Streaks) -> ResourcePlan:
     """As many pilots as the packed demand needs, cut by the limits; what is pending too much; who may be drained."""
     limit, policy, name = case.limit, case.policy, case.limit.name
-    reasons = [*limit.notes, *_about_supply(case), *case.notes]
-    coming = sum(_used(case.there, stage) for stage in (Stage.BOOTING, Stage.PENDING))
-    worth = [bin_ for bin_ in case.opened if worth_a_node(bin_, policy.min_fill, policy.max_wait_s)]
-    reasons += [_too_empty(bin_, policy) for bin_ in case.opened if bin_ not in worth]
+    reasons = [*limit.notes, *_about_supply(case), *case.without_place]
+    coming = sum(_used(case.there, stage) for stage in _COMING)
+    worth: list[Bin] = []
+    for bin_ in case.opened:
+        if worth_a_node(bin_, policy.min_fill, policy.max_wait_s):
+            worth.append(bin_)
+        else:
+            reasons.append(_too_empty(bin_, policy))
     wanted = sum(bin_.count for bin_ in worth)
     fewest = lower_bound(worth, limit.node)
+    submit, cuts = 0, dict[Cut, int]()
     if wanted:
         reasons.append(
             f"{plural(wanted, 'new node')} for {plural(_jobs(worth), 'more job')}"
             + (f", {fewest} at the least" if fewest < wanted else "")
         )
         streaks.wanted[name] = case.situation.streaks.wanted.get(name, 0) + 1
-    cycles = streaks.wanted.get(name, 0)
-    cuts: dict[Cut, int] = {}
-    if wanted and cycles < policy.demand_cycles:
-        reasons.append(f"wanted for {cycles} of demand_cycles {policy.demand_cycles}: not yet")
-        submit = 0
-    else:
-        submit, cuts = _cut(_without_stood_for(worth, case, reasons), case, shared, reasons)
-    if not (coming or wanted or case.opened or case.notes) and not _jobs(case.there):
+        not_yet = _not_yet(case, streaks.wanted[name], _jobs(worth))
+        if not_yet:
+            reasons.append(not_yet)
+        else:
+            submit, cuts = _cut(wanted, case, shared, reasons)
+    if not (coming or case.opened or case.without_place) and not _jobs(case.there):
         reasons.append("nothing waits for this resource")
     decision = replace(_counted(case.pilots, coming + wanted, reasons), lower_bound=fewest, cuts=cuts)
     if submit:
         decision = _with_walltime(replace(decision, submit=submit, exclude=limit.exclude), worth, limit)
-    useful = _used(case.there, Stage.PENDING) + wanted
-    if _unlikely(case.pilots):
-        # Its jobs may have gone to another resource's queue: until they run somewhere it stays in this one.
-        useful = max(useful, of_use([g for g in case.unplaced if name in g.resources], case.pending, limit))
-    excess = max(len(case.pending) - useful, _over_the_cap(case))
-    decision = _cancel(decision, case, excess, case.situation.demand.complete, streaks)
+    decision = _cancel(decision, case, _empty(case), case.situation.demand.complete, streaks)
     return _with_drains(decision, case, quiet=not (coming or case.opened), streaks=streaks)
 
 
-def _without_stood_for(worth: Sequence[Bin], case: _Case, reasons: list[str]) -> int:
-    """The new nodes that are to be submitted: not those for which equal pilots pend that hardly start in time."""
-    wanted = sum(bin_.count for bin_ in worth)
-    there = stood_for(worth, case.pending, case.limit)
-    if there:
-        reasons.append(
-            f"{there} of {plural(wanted, 'new node')} not submitted: as many pending pilots are not expected to start "
-            "in time, and a new one would be no luckier"
-        )
-    return wanted - there
+def _not_yet(case: _Case, cycles: int, jobs: int) -> str:
+    """Why the nodes that are wanted for so many cycles and jobs are not opened in this one; empty if they are.
+
+    What a startd advertises and what its schedd counts are up to a minute apart: a pilot that is full may have been
+    given these very jobs.
+    """
+    if cycles < case.policy.demand_cycles:
+        return f"wanted for {cycles} of demand_cycles {case.policy.demand_cycles}: not yet"
+    if cycles == 1 and jobs <= case.situation.streaks.promised:
+        return "as many jobs fitted into joined pilots a cycle ago and may be starting there: not yet"
+    return ""
 
 
 def _constant(case: _Case, shared: dict[str, int], streaks: _Streaks) -> ResourcePlan:
@@ -230,7 +174,7 @@ def _constant(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resourc
     wanted = max(0, limit.max_running - _alive(case.pilots))
     submit, cuts = _cut(wanted, case, shared, reasons)
     in_flight = sum(pilot.phase in (PilotPhase.PENDING, PilotPhase.BOOTING) for pilot in case.pilots)
-    decision = replace(_counted(case.pilots, in_flight + wanted, reasons), cuts=cuts)
+    decision = replace(_counted(case.pilots, in_flight + wanted, [*reasons, *case.without_place]), cuts=cuts)
     if submit:
         decision = replace(
             decision,
@@ -239,7 +183,7 @@ def _constant(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resourc
             time_min_s=limit.min_walltime_s,
             exclude=limit.exclude,
         )
-    return _cancel(decision, case, _over_the_cap(case), True, streaks)
+    return _cancel(decision, case, _with_those_over_the_cap([], case), True, streaks)
 
 
 def _about_supply(case: _Case) -> Iterable[str]:
@@ -247,9 +191,11 @@ def _about_supply(case: _Case) -> Iterable[str]:
     in_joined = _jobs(bin_ for bin_ in case.there if bin_.stage in (Stage.JOINED, Stage.DRAINED))
     if in_joined:
         yield f"{plural(in_joined, 'waiting job')} fit into joined pilots"
-    booting, pending = (_used(case.there, stage) for stage in (Stage.BOOTING, Stage.PENDING))
+    yield from _refused(case)
+    booting = _used(case.there, Stage.BOOTING)
+    pending = _used(case.there, Stage.PENDING) + _used(case.there, Stage.UNLIKELY)
     if booting or pending:
-        jobs = _jobs(bin_ for bin_ in case.there if bin_.stage in (Stage.BOOTING, Stage.PENDING))
+        jobs = _jobs(bin_ for bin_ in case.there if bin_.stage in _COMING)
         yield f"{booting} booting and {plural(pending, 'pending pilot')} are on their way for {plural(jobs, 'job')}"
     stuck = Counter((pilot.wait, pilot.job.reason) for pilot in case.pending if pilot.wait is not Wait.NORMAL)
     for (wait, reason), count in stuck.items():
@@ -257,8 +203,27 @@ def _about_supply(case: _Case) -> Iterable[str]:
     unlikely = _unlikely(case.pilots)
     if unlikely:
         waiting = plural(len(_normal(case.pilots)), "pending pilot")
-        yield f"{unlikely} of {waiting} not expected to start within start_horizon"
+        yield f"{unlikely} of {waiting} not expected to start within start_horizon: a new one would be no luckier"
 
+
+# So many reasons of pilots that would refuse has one resource's plan at most.
+_MOST_REFUSALS = 3
+
+
+def _refused(case: _Case) -> Iterable[str]:
+    """Joined pilots that would not take what waits, though a new one would, and why."""
+    pilots = Counter(pilot.startd.kind for pilot in case.pilots if pilot.startd and pilot.startd.kind)
+    jobs: Counter[tuple[int, str]] = Counter()
+    for group in case.situation.demand.groups:
+        if group.idle and case.limit.name in group.resources:
+            for kind, why in group.refused_by.items():
+                if kind in pilots:
+                    jobs[pilots[kind], why] += group.idle
+    for (count, why), waiting in jobs.most_common(_MOST_REFUSALS):
+        yield f"{plural(count, 'joined pilot')} would refuse {plural(waiting, 'waiting job')}: {why}"
+
+
+_COMING = (Stage.BOOTING, Stage.PENDING, Stage.UNLIKELY)
 
 # A pilot of exactly a job's length takes it in its first minute only, and a negotiation takes its time.
 _SLACK_S = 900
@@ -328,42 +293,61 @@ def _with_walltime(decision: ResourcePlan, opened: Sequence[Bin], limit: Limits)
     return replace(decision, walltime_s=limit.walltime_s, time_min_s=least)
 
 
-def _cancel(decision: ResourcePlan, case: _Case, excess: int, complete: bool, streaks: _Streaks) -> ResourcePlan:
-    """Cancel what Slurm will never start, and `excess` pending pilots once that has lasted, newest first.
+def _empty(case: _Case) -> list[Pilot]:
+    """The pending pilots that the packing left empty, newest first; and so many more as are over max_running."""
+    served = {pilot for bin_ in case.there if bin_.jobs for pilot in bin_.pilots}
+    if expected(case.pending) < len(case.pending):
+        # Its jobs may have gone to another resource's queue: until they run somewhere it stays in this one.
+        served |= of_use(case.places.unplaced, case.pending, case.limit)
+    return _with_those_over_the_cap([pilot for pilot in _newest_first(case) if pilot.job.id not in served], case)
 
-    Which pending pilot serves which job is nobody's business: their number decides, not the packing's choice.
-    """
-    name, policy = case.limit.name, case.policy
+
+def _with_those_over_the_cap(empty: Sequence[Pilot], case: _Case) -> list[Pilot]:
+    """These, and as many others as there are pilots too many since an admin lowered max_running."""
+    over = max(0, _alive(case.pilots) - case.limit.max_running - len(empty))
+    ids = {pilot.job.id for pilot in empty}
+    return [*empty, *[pilot for pilot in _newest_first(case) if pilot.job.id not in ids][:over]]
+
+
+def _newest_first(case: _Case) -> list[Pilot]:
+    return sorted(case.pending, key=age, reverse=True)
+
+
+def _cancel(
+    decision: ResourcePlan, case: _Case, empty: Sequence[Pilot], complete: bool, streaks: _Streaks
+) -> ResourcePlan:
+    """Cancel what Slurm will never start, and each pending pilot that itself was not needed for surplus_cycles."""
+    most, before = case.policy.surplus_cycles, case.situation.streaks.surplus
+    cycles = {pilot.job.id: before.get(pilot.job.id, 0) + complete for pilot in empty}
+    streaks.surplus.update({pilot: count for pilot, count in cycles.items() if count})
     hopeless = [pilot for pilot in case.pending if pilot.wait in (Wait.NEVER, Wait.BUDGET)]
     if hopeless:
         return replace(decision, cancel=tuple(pilot.job.id for pilot in hopeless))
-    excess = min(len(case.pending), excess)
-    if excess <= 0 or decision.submit:
+    if not empty:
         return decision
-    before = case.situation.streaks.surplus.get(name, 0)
+    cancel: tuple[str, ...] = ()
+    said = f"{plural(len(empty), 'pending pilot')} too many"
     if not complete:
-        streaks.surplus[name] = before
-        note = f"{plural(excess, 'pending pilot')} too many, but a schedd did not answer: nothing is cancelled"
-        return replace(decision, reasons=(*decision.reasons, note))
-    cycles = before + 1
-    if cycles < policy.surplus_cycles:
-        streaks.surplus[name] = cycles
-        note = f"{plural(excess, 'pending pilot')} too many for {cycles} of surplus_cycles {policy.surplus_cycles}"
-        return replace(decision, reasons=(*decision.reasons, note))
-    newest = sorted(case.pending, key=lambda pilot: (pilot.job.submitted or 0, _numbers(pilot.job.id)), reverse=True)
-    cancel = tuple(pilot.job.id for pilot in newest[:excess])
-    note = f"{plural(excess, 'pending pilot')} too many for {plural(cycles, 'cycle')}: cancelled, newest first"
-    return replace(decision, cancel=cancel, reasons=(*decision.reasons, note))
+        said += ", but a schedd did not answer: nothing is cancelled"
+    elif decision.submit:
+        said += " for these jobs: none is cancelled while others are submitted"
+    else:
+        cancel = tuple(pilot for pilot, count in cycles.items() if count >= most)
+        longest = max(cycles.values())
+        said += (
+            f": {len(cancel)} for {most} cycles, cancelled" if cancel else f" for {longest} of surplus_cycles {most}"
+        )
+    return replace(decision, cancel=cancel, reasons=(*decision.reasons, said))
 
 
 def _with_drains(decision: ResourcePlan, case: _Case, quiet: bool, streaks: _Streaks) -> ResourcePlan:
     """Take the drain mark off pilots that the demand needs again; mark those that could be spared, once that lasts."""
     name, policy = case.limit.name, case.policy
-    back = tuple(bin_.pilot for bin_ in case.there if bin_.stage is Stage.DRAINED and bin_.jobs)
+    back = tuple(pilot for bin_ in case.there if bin_.stage is Stage.DRAINED and bin_.jobs for pilot in bin_.pilots)
     if back:
         note = f"{plural(len(back), 'drained pilot')} taken back for jobs that wait"
         return replace(decision, undrain=back, reasons=(*decision.reasons, note))
-    if not quiet or not case.situation.demand.complete:
+    if not quiet or not policy.drain_fill or not case.situation.demand.complete:
         return decision
     spare = tail.spare(case.pilots, case.there, policy.drain_fill)
     if not spare:
@@ -415,19 +399,9 @@ def _unlikely(pilots: Iterable[Pilot]) -> int:
     return len(waiting) - expected(waiting)
 
 
-def _over_the_cap(case: _Case) -> int:
-    """Pilots too many since an admin lowered max_running."""
-    return max(0, _alive(case.pilots) - case.limit.max_running)
-
-
 def _used(bins: Iterable[Bin], stage: Stage) -> int:
     return sum(bin_.count for bin_ in bins if bin_.stage is stage and bin_.jobs)
 
 
 def _jobs(bins: Iterable[Bin]) -> int:
     return sum(bin_.jobs * bin_.count for bin_ in bins)
-
-
-def _numbers(job_id: str) -> tuple[int, ...]:
-    """ "12_3" sorts after "9" and after "12_2"."""
-    return tuple(int(part) for part in job_id.split("_") if part.isdigit())

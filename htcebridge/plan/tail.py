@@ -11,29 +11,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from htcebridge.model import Pilot, PilotPhase, Shape
 from htcebridge.plan.packing import Bin, Stage
 
+# What the next job will need where no job says it.
+_SMALLEST = Shape(cpus=1, memory_mb=1)
+
 
 def spare(pilots: Sequence[Pilot], there: Sequence[Bin], drain_fill: float) -> tuple[str, ...]:
     """Ids of the pilots of one resource whose work would fit into the free part of the others, emptiest first.
 
-    `there` are their bins after the waiting jobs were put in. A pilot that is busier than `drain_fill` is kept, and
-    so is free room for one average job: the next one should find a place.
+    `there` are their bins after the waiting jobs were put in. A pilot that is busier than `drain_fill` is kept, and so
+    is free room for one average job: the next one should find a place. Where no job runs one pilot stays.
     """
-    free = {bin_.pilot: bin_.free for bin_ in there if bin_.stage is Stage.JOINED}
+    joined = [bin_ for bin_ in there if bin_.stage is Stage.JOINED]
+    free = {pilot: bin_.free for bin_ in joined for pilot in bin_.pilots}
     # Pilots that work was put into stay; so do those to which a spared one's work would go, the fullest first.
-    promised = {bin_.pilot for bin_ in there if bin_.stage is Stage.JOINED and bin_.jobs}
+    promised = {pilot for bin_ in joined if bin_.jobs for pilot in bin_.pilots}
     candidates = sorted(
         (pilot for pilot in pilots if pilot.phase is PilotPhase.JOINED and pilot.job.id in free and pilot.startd),
         key=lambda pilot: (_fill(pilot), _to_die(pilot)),
     )
-    everybody = _average(candidates)
+    everybody = _average(candidates) or _SMALLEST
     takers = [(pilot.job.id, _to_die(pilot)) for pilot in reversed(candidates)]
     spared: dict[str, None] = {}
     for pilot in candidates:
         if not pilot.startd or _fill(pilot) > drain_fill:
             break
-        job = _average([pilot]) or everybody
-        if pilot.job.id in promised or job is None:
+        if pilot.job.id in promised:
             continue
+        job = _average([pilot]) or everybody
         takers = [(name, to_die) for name, to_die in takers if name not in spared and free[name].cpus > 0]
         others = (name for name, to_die in takers if name != pilot.job.id and to_die >= _to_die(pilot))
         moved = _place(job, pilot.startd.jobs or 1, others, free)

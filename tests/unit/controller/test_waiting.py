@@ -10,7 +10,7 @@ from htcebridge.controller import waiting
 from htcebridge.controller.pilots import join
 from htcebridge.model import Group, PilotPhase, Shape, SlurmJob, Startd, Wait
 from htcebridge.pilot import script
-from htcebridge.plan.packing import open_nodes
+from htcebridge.plan.opening import open_nodes
 from htcebridge.tier1 import pool
 
 NOW = 1_800_000_000
