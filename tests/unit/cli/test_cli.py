@@ -107,6 +107,15 @@ def test_init_overwrites_nothing(htcebridge_command: Run, tmp_path: Path) -> Non
     assert path.read_text() == "mine"
 
 
+def test_an_interval_that_is_not_heeded_is_said(htcebridge_command: Run, example: Path) -> None:
+    assert "interval" not in htcebridge_command("--config", example, "config", "check").err
+    text = example.read_text()
+    example.write_text(text.replace("[pressure]\n", '[pressure]\nmin_interval = "2m"\n'))
+    checked = htcebridge_command("--config", example, "config", "check")
+    assert checked.code == 0
+    assert "pressure: a cycle every 2m: interval 1m is below min_interval 2m" in checked.err
+
+
 def test_init_where_nothing_can_be_written_is_one_error(htcebridge_command: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = htcebridge_command("config", "init", tmp_path / "file" / "c.toml")
