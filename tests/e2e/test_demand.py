@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.demand_query import submit_idle
 from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, HTCEBRIDGE, IDLE, RUNNING, Chain, wait_until
 
 pytestmark = pytest.mark.testbed
@@ -251,6 +254,94 @@ def test_a_schedd_that_hangs_delays_nobody(chain: Chain) -> None:
     assert hanging["error"] == "no answer in 6 s"
     assert 5.5 < seen["seconds"] < 10
     assert seen["known"]["ce02.cr.example.org"] == {"1.0": 5}
+
+
+# --------------------------------------------------------------------------- a schedd that is busy
+
+
+BUSY_JOBS = int(os.environ.get("HTCEBRIDGE_BUSY_JOBS", "3000"))
+# Twenty jobs a second come in from here, of five shapes, and the shapes change: none runs, no node has their memory.
+SUBMITTER = """
+cd "$(mktemp -d)"
+i=0
+while [ ! -e /tmp/enough ]; do
+    i=$((i + 1))
+    printf '%s\\n' 'executable = /bin/true' '+OpportunisticSite = "leonardo"' '+OpportunisticVO = "cms"' \
+        "+BatchRuntime = $((3600 * (i % 3 + 1)))" "request_cpus = $((i % 5 + 1))" \
+        "request_memory = $((600000 + i / 100))" 'queue 4' | condor_submit -terse - > /dev/null || exit 1
+    sleep 0.1
+done
+"""
+# Reads the demand again and again; before and after each read the schedd's jobs are counted one by one.
+READS = """
+import collections, json, sys
+from pathlib import Path
+import classad2, htcondor2
+from htcebridge.config import file
+from htcebridge.tier1 import pool
+config = file.load(Path.home() / ".config/htcebridge/htcebridge.toml")
+view = pool.read_pool(pool.pool_of(config), config.pressure.instance)
+(ce,) = [schedd for schedd in view.schedds if "ce01" in schedd.name]
+schedd = htcondor2.Schedd(classad2.ClassAd({"MyAddress": ce.address, "CondorVersion": ce.version}))
+ours = 'OpportunisticSite =?= "leonardo" && (JobStatus == 1 || JobStatus == 2)'
+def count():
+    ads = schedd.query(ours, ["RequestCpus", "BatchRuntime"])
+    return collections.Counter(f"{ad['RequestCpus']} {ad['BatchRuntime']}" for ad in ads)
+def read():
+    (answer,) = pool.read_demand(pool.pool_of(config), [ce], pool.tag_of(config), known)
+    known.update(pool.qdates([answer]))
+    found = collections.Counter()
+    for group in answer.groups:
+        job = classad2.ClassAd(group.ad)
+        found[f"{job['RequestCpus']} {job['BatchRuntime']}"] += group.idle + group.running
+    return answer.error, found
+known, before = {}, count()
+for _ in range(int(sys.argv[1])):
+    error, found = read()
+    after = count()
+    print(json.dumps({"error": error, "before": before, "found": found, "after": after}))
+    before = after
+"""
+
+
+@contextmanager
+def submissions(chain: Chain) -> Iterator[None]:
+    """A user who submits without a pause."""
+    bed = chain.bed
+    bed.on("ce01", ["rm", "-f", "/tmp/enough"])
+    with ThreadPoolExecutor() as threads:
+        submitter = threads.submit(bed.on, "ce01", ["sh", "-c", SUBMITTER], user="cmspil001", timeout=600)
+        try:
+            yield
+        finally:
+            bed.on("ce01", ["touch", "/tmp/enough"])
+            submitter.result()
+            bed.on("ce01", ["rm", "-f", "/tmp/enough"])
+
+
+def reads(chain: Chain, times: int) -> list[dict[str, Any]]:
+    environment = {
+        "CONDOR_CONFIG": "/dev/null",
+        "_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS": "IDTOKENS",
+        "_CONDOR_SEC_TOKEN_DIRECTORY": "/leonardo/home/leo/.condor/tokens.d",
+    }
+    done = chain.bed.on("edge", [PYTHON, "-c", READS, str(times)], user="leo", env=environment, timeout=600)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_busy_schedd_is_counted_exactly_at_every_read(chain: Chain) -> None:
+    """Jobs come all the time, and each negotiation gives the new ones their autoclusters."""
+    with pilot(chain):
+        submit_idle(chain, BUSY_JOBS)
+        with submissions(chain):
+            seen = reads(chain, 20)
+        assert [each["error"] for each in seen if each["error"]] == []
+        for each in seen:
+            before, found, after = (sum(each[when].values()) for when in ("before", "found", "after"))
+            assert BUSY_JOBS <= before <= found <= after
+        assert seen[-1]["after"] != seen[0]["before"], "nothing moved"
+        (calm,) = reads(chain, 1)
+        assert calm["before"] == calm["found"] == calm["after"]
 
 
 # --------------------------------------------------------------------------- who is busy
