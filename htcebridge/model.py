@@ -80,11 +80,12 @@ class Group:
 
 @dataclass(frozen=True)
 class ScheddAnswer:
-    """How one schedd answered: `error` is None where it did."""
+    """How one schedd answered: `error` is None where it did. `age_s`: it did not, and is counted as it was then."""
 
     name: str
     seconds: float
     error: str | None = None
+    age_s: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -93,7 +94,7 @@ class ScheddAnswer:
 
 @dataclass(frozen=True)
 class Demand:
-    """What waits. A lower bound where a schedd did not answer."""
+    """What waits. A lower bound, or what waited lately, where a schedd did not answer."""
 
     groups: tuple[Group, ...]
     schedds: tuple[ScheddAnswer, ...]

@@ -44,6 +44,8 @@ def check(app: App) -> None:
             click.echo(f"htcebridge: resource {name}: {error}: its script is not looked at here", err=True)
         except ConfigError as error:
             raise ConfigError(f"{path}: resource {name}: {error}") from None
+    if config.pressure.interval < config.pressure.min_interval:
+        click.echo(f"htcebridge: pressure: {config.pressure.pace}", err=True)
     resources = ", ".join(config.resources) or "none"
     vos = ", ".join(vo.name for vo in config.vos) or "none"
     click.echo(f"{path}: good (VOs: {vos}; resources: {resources})")

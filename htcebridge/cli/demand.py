@@ -27,6 +27,7 @@ from htcebridge.cli.output import (
 )
 from htcebridge.config.tables import Config
 from htcebridge.controller import observe, waiting
+from htcebridge.controller.decide import counted
 from htcebridge.errors import ExitCode
 from htcebridge.model import Demand, Group
 from htcebridge.state.memory import recall
@@ -44,7 +45,8 @@ def command(
 ) -> int:
     """Show the tagged jobs of every schedd of the Tier-1, in groups of equal shape.
 
-    Exit code 1 if a schedd did not answer: then the numbers are a lower bound. 75 if none did.
+    Exit code 1 if a schedd did not answer: then its jobs are counted as the controller saw them a moment ago, or the
+    numbers are a lower bound. 75 if nothing is known of any.
     """
     config = app.config()
     last: list[Demand] = []
@@ -54,7 +56,7 @@ def command(
         view = observe.read_collector(config)
         memory = recall(config)
         schedds = pool.with_absent(config, view.schedds, now, memory.schedds.known)
-        answers = waiting.ask_schedds(config, schedds, {}, now)
+        answers = waiting.ask_schedds(config, schedds, memory.schedds, now)
         ads = observe.slot_ads(config, view, schedds, memory)
         standing = waiting.standing_ads(config, view.startds, view.kinds)
         found = waiting.demand_of(waiting.matched(config, ads, answers, now, standing), answers)
@@ -71,7 +73,7 @@ def command(
         print_json(as_document(config, demand, time.time()))
     else:
         show(lambda: _picture(config, demand, bool(filters)), None)
-    if not any(schedd.ok for schedd in last[0].schedds):
+    if not any(schedd.ok or schedd.age_s is not None for schedd in last[0].schedds):
         return ExitCode.TEMPFAIL
     return ExitCode.OK if last[0].complete else ExitCode.PROBLEM
 
@@ -83,7 +85,13 @@ def as_document(config: Config, demand: Demand, now: float) -> dict[str, Any]:
         "time": int(now),
         "collector": config.tier1.collector,
         "schedds": [
-            {"name": schedd.name, "ok": schedd.ok, "error": schedd.error, "seconds": round(schedd.seconds, 3)}
+            {
+                "name": schedd.name,
+                "ok": schedd.ok,
+                "error": schedd.error,
+                "seconds": round(schedd.seconds, 3),
+                "age_s": schedd.age_s,
+            }
             for schedd in demand.schedds
         ],
         "groups": [_row(group) for group in demand.groups],
@@ -157,7 +165,7 @@ def _picture(config: Config, demand: Demand, filtered: bool = False) -> Renderab
     totals = as_document(config, demand, 0)["totals"]
     unmatched = [line for group in demand.groups if not group.resources and group.idle for line in _reasons(group)]
     answered = [schedd for schedd in demand.schedds if schedd.ok]
-    silent = [f"schedd {schedd.name}: {schedd.error}" for schedd in demand.schedds if not schedd.ok]
+    silent = [f"schedd {each.name}: {each.error}; {counted(each)}" for each in demand.schedds if not each.ok]
     return Lines(
         Listing(title, _COLUMNS, rows) if rows else nothing,
         Text(),

@@ -29,6 +29,7 @@ from htcebridge.config.types import (
     Walltime,
     Word,
 )
+from htcebridge.units import format_duration
 
 
 class Tier1(Table):
@@ -187,7 +188,10 @@ class Pressure(Table):
         timedelta(seconds=60)
     )
     min_interval: Annotated[
-        Duration, Field(description="Slurm is never asked more often than this, whoever starts the cycles.")
+        Duration,
+        Field(
+            description="Slurm is never asked more often than this, whoever starts the cycles: the larger one holds."
+        ),
     ] = timedelta(seconds=20)
     instance: Annotated[Identifier, Field(description="This controller's name, in every pilot's comment.")] = "leonardo"
     min_fill: Annotated[
@@ -250,6 +254,20 @@ class Pressure(Table):
         Key("pressure.state_dir"),
         Field(description="Lock and small state of the controller, on the edge node."),
     ] = EdgePath("~/.local/state/htcebridge")
+
+    @property
+    def cycle_s(self) -> int:
+        """From one cycle of `pressure run` to the next, seconds."""
+        return int(max(self.interval, self.min_interval).total_seconds())
+
+    @property
+    def pace(self) -> str:
+        """The same for a person, with what is not heeded."""
+        said = f"a cycle every {format_duration(self.cycle_s)}"
+        if self.interval >= self.min_interval:
+            return said
+        interval, least = (format_duration(each.total_seconds()) for each in (self.interval, self.min_interval))
+        return f"{said}: interval {interval} is below min_interval {least}"
 
 
 class History(Table):

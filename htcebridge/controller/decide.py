@@ -9,9 +9,10 @@ from htcebridge.controller import situation
 from htcebridge.controller.learn import learn
 from htcebridge.controller.observation import Observation
 from htcebridge.controller.pilots import pilots_of
-from htcebridge.model import Demand, Plan, Situation
+from htcebridge.model import Demand, Plan, ScheddAnswer, Situation
 from htcebridge.plan import planner
 from htcebridge.state.memory import Memory
+from htcebridge.units import format_duration
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,14 @@ def decide(config: Config, before: Memory, seen: Observation) -> Decision:
 def silent_schedds(demand: Demand) -> tuple[str, ...]:
     """A sentence for each schedd that did not answer."""
     return tuple(
-        f"schedd {schedd.name}: {schedd.error}; its jobs are not counted, so nothing is cancelled"
+        f"schedd {schedd.name}: {schedd.error}; {counted(schedd)}, so nothing is cancelled"
         for schedd in demand.schedds
         if not schedd.ok
     )
+
+
+def counted(silent: ScheddAnswer) -> str:
+    """What the demand has of a schedd that did not answer."""
+    if silent.age_s is None:
+        return "its jobs are not counted"
+    return f"its jobs are counted as they were {format_duration(silent.age_s)} ago"

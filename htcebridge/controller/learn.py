@@ -67,7 +67,10 @@ def _schedds(config: Config, before: Schedds, seen: Observation) -> Schedds:
     recent = {name: when for name, when in before.known.items() if when >= oldest}
     there = seen.collector.value.schedds if seen.collector.value else ()
     waiting = seen.waiting.value
-    return Schedds({**recent, **dict.fromkeys(there, seen.now)}, waiting.qdates if waiting else before.qdates)
+    known = {**recent, **dict.fromkeys(there, seen.now)}
+    if waiting is None:
+        return replace(before, known=known)
+    return Schedds(known, waiting.qdates, waiting.answers)
 
 
 def slots(config: Config, before: Mapping[str, Learnt], seen: Collector | None) -> dict[str, Learnt]:

@@ -53,10 +53,7 @@ def run(path: Path, record: Path | None = None, say: Callable[[str], None] = log
     pages = {**live.pages(lambda: config), "/metrics": lambda: web.Answer(export.CONTENT_TYPE, latest.metrics())}
     with ControllerLock(config) as lock, web.serving(http, pages):
         observe.check_start(config)
-        say(
-            f"controller {config.pressure.instance} runs, a cycle every "
-            f"{format_duration(config.pressure.interval.total_seconds())}"
-        )
+        say(f"controller {config.pressure.instance} runs, {config.pressure.pace}")
         notifier.ready()
         known: tuple[str, ...] = ()
         while not ending.is_set():

@@ -14,6 +14,7 @@ from htcebridge.pilot.logs import OutcomeLine
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.slurm.text import Ended, OtherJob, Queue
 from htcebridge.state.ledger import Entry
+from htcebridge.state.memory import LastAnswer
 from htcebridge.tier1.pool import Ghost
 
 T = TypeVar("T")
@@ -101,11 +102,13 @@ class Negotiator:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What the schedds say. `qdates` is the cache for the next demand query."""
+    """What the schedds say. `qdates` is the cache for the next demand query, `answers` what stands in for one that does
+    not answer then."""
 
     demand: Demand
     qdates: Mapping[str, Mapping[str, int]]
     negotiator: Negotiator | None = None
+    answers: Mapping[str, LastAnswer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

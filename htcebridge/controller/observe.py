@@ -190,14 +190,14 @@ def read_collector(config: Config) -> pool.PoolView:
 
 
 def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> Waiting:
-    """What the schedds say. Raises UnknownState if all are silent."""
+    """What the schedds say, now or a moment ago. Raises UnknownState if all are silent."""
     schedds = pool.with_absent(config, view.schedds, now, memory.schedds.known)
     wants_negotiator = config.pressure.demand_source == "negotiator"
     refusal = ghost.refusal([each.version for each in view.negotiators]) if wants_negotiator else ""
     asks_negotiator = wants_negotiator and not refusal
     window_s = ghost.window_s(config, view) if asks_negotiator else None
-    answers = waiting.ask_schedds(config, schedds, memory.schedds.qdates, now, window_s)
-    if not any(answer.error is None for answer in answers):
+    answers = waiting.ask_schedds(config, schedds, memory.schedds, now, window_s)
+    if all(answer.error is not None and answer.age_s is None for answer in answers):
         raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
     ads = slot_ads(config, view, schedds, memory)
     groups = waiting.matched(config, ads, answers, now, waiting.standing_ads(config, view.startds, view.kinds))
@@ -206,7 +206,8 @@ def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> W
         found, tracks = ghost.read(config, view, answers, memory.ghosts, ads, now)
         says = replace(says, tracks=tracks, alarms=tuple(ghost_view.disagreements(groups, found)))
         groups = ghost_view.confirmed(groups, found)
-    return Waiting(waiting.demand_of(groups, answers), pool.qdates(answers), says)
+    kept = waiting.to_keep(config, answers, memory.schedds, now)
+    return Waiting(waiting.demand_of(groups, answers), pool.qdates(answers), says, kept)
 
 
 def slot_ads(config: Config, view: pool.PoolView, schedds: Sequence[pool.Schedd], memory: Memory) -> dict[str, str]:

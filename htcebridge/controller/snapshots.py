@@ -44,7 +44,7 @@ def append(path: Path, config: Config, before: Memory, seen: Observation, plan: 
     if _last(path) != _digest(config, before):
         document["config"] = config.model_dump(mode="json", by_alias=True, exclude_none=True)
         document["before"] = _MEMORY.dump_python(_what_counts(before), mode="json")
-    document["seen"] = _SEEN.dump_python(seen, mode="json")
+    document["seen"] = _SEEN.dump_python(_without_answers(seen), mode="json")
     document["plan"] = _PLAN.dump_python(plan, mode="json")
     document["done"] = _DONE.dump_python(done, mode="json")
     document["left"] = _digest(config, left)  # stands last: `_last` looks for it there
@@ -75,8 +75,14 @@ def load(line: str) -> Cycle:
 
 
 def _what_counts(memory: Memory) -> Memory:
-    """What a decision can rest on."""
-    return replace(memory, upkeep=Upkeep(), records=Records())
+    """What a decision can rest on. A schedd's last answer is in the demand where one rested on it."""
+    return replace(memory, schedds=replace(memory.schedds, answers={}), upkeep=Upkeep(), records=Records())
+
+
+def _without_answers(seen: Observation) -> Observation:
+    if seen.waiting.value is None:
+        return seen
+    return replace(seen, waiting=replace(seen.waiting, value=replace(seen.waiting.value, answers={})))
 
 
 def _digest(config: Config, memory: Memory) -> str:

@@ -8,25 +8,54 @@ from dataclasses import replace
 from htcebridge.config.tables import Config
 from htcebridge.model import Demand, Group, ScheddAnswer, Startd
 from htcebridge.pilot import script
-from htcebridge.state.memory import Learnt
+from htcebridge.state.memory import LastAnswer, Learnt, Schedds
 from htcebridge.tier1 import pool
 from htcebridge.tier1.fit import Matcher, evaluate
 
 # Older than some negotiation cycles a rejection says nothing about now.
 _REJECTED_LATELY_S = 1800
+# A schedd that does not answer is counted as it was for so many cycles, and no longer than this; its jobs have moved on
+# by then, and it is silent. So much of an answer is kept.
+_STANDS_IN_CYCLES = 3
+_STANDS_IN_S = 600
+_GROUPS_KEPT = 200
 
 
 def ask_schedds(
-    config: Config, schedds: Sequence[pool.Schedd], known: pool.Qdates, now: int, window_s: int | None = None
+    config: Config, schedds: Sequence[pool.Schedd], before: Schedds, now: int, window_s: int | None = None
 ) -> list[pool.ScheddGroups]:
-    """Ask these schedds what waits; `known` is the cache that the last answers left (`tier1.pool.qdates`).
+    """Ask these schedds what waits; `before` is what the last cycle left. One that is in the collector and does not
+    answer is counted as it was, if that is not long ago: its `error` stays, and `age_s` says how long.
 
     `window_s`: ask also what the negotiator turned away for so long.
     """
     if window_s is None and config.pressure.either_only_rejected:
         window_s = _REJECTED_LATELY_S
     since = now - window_s if window_s is not None else None
-    return pool.read_demand(pool.pool_of(config), schedds, pool.tag_of(config), known, since)
+    answers = pool.read_demand(pool.pool_of(config), schedds, pool.tag_of(config), before.qdates, since)
+    lately = _lately(config, before, now)
+    return [
+        replace(each, groups=lately[each.schedd].groups, age_s=now - lately[each.schedd].at)
+        if each.error is not None and schedd.address and schedd.name in lately
+        else each
+        for schedd, each in zip(schedds, answers, strict=True)
+    ]
+
+
+def to_keep(config: Config, answers: Sequence[pool.ScheddGroups], before: Schedds, now: int) -> dict[str, LastAnswer]:
+    """What may stand in for these schedds in the next cycles: their largest groups, without what is of this moment."""
+    said = {each.schedd: _kept(each, now) for each in answers if each.error is None}
+    return {**_lately(config, before, now), **said}
+
+
+def _lately(config: Config, before: Schedds, now: int) -> dict[str, LastAnswer]:
+    oldest = now - min(_STANDS_IN_S, _STANDS_IN_CYCLES * config.pressure.cycle_s)
+    return {name: each for name, each in before.answers.items() if oldest <= each.at <= now}
+
+
+def _kept(answer: pool.ScheddGroups, now: int) -> LastAnswer:
+    largest = sorted(answer.groups, key=lambda group: -group.idle)[:_GROUPS_KEPT]
+    return LastAnswer(now, tuple(replace(each, refused=None, rejected=None, autoclusters={}) for each in largest))
 
 
 def slot_ads(config: Config, schedds: Iterable[pool.Schedd], learnt: Mapping[str, Learnt]) -> dict[str, str]:
@@ -75,7 +104,7 @@ def demand_of(groups: Iterable[Group], answers: Sequence[pool.ScheddGroups]) -> 
         groups=tuple(
             sorted(merged(groups), key=lambda group: (-group.idle, -group.running, group.owner, group.walltime_s))
         ),
-        schedds=tuple(ScheddAnswer(answer.schedd, answer.seconds, answer.error) for answer in answers),
+        schedds=tuple(ScheddAnswer(each.schedd, each.seconds, each.error, each.age_s) for each in answers),
     )
 
 

@@ -19,7 +19,7 @@ from htcebridge.errors import BridgeError, ConfigError, UnknownState, UnsetVaria
 from htcebridge.pilot import marks
 from htcebridge.pilot import script as pilot_script
 from htcebridge.slurm.commands import Slurm, SlurmRefused
-from htcebridge.state import lock, memory
+from htcebridge.state import lock, memory, resets
 
 _TOOL_S = 60.0
 _UNITS = ("htcebridge{at}.service", "htcebridge-once{at}.timer")
@@ -187,7 +187,8 @@ def _stop(config: Config) -> Finding:
 
 def _disabled(config: Config) -> Iterator[Finding]:
     known = memory.recall(config)
-    for name in config.resources:
+    forgiven = resets.requested(config)  # by the next cycle
+    for name in (name for name in config.resources if name not in forgiven):
         if name in known.resources.disabled:
             fix = f"put it right, then: htcebridge pressure reset {name}"
             yield Finding("resources", name, Status.FAIL, f"disabled: {known.resources.disabled[name].why}", fix)
@@ -200,8 +201,7 @@ def _disabled(config: Config) -> Iterator[Finding]:
 
 def _cycle(config: Config, now: float) -> Finding:
     holder = lock.holder(config)
-    interval_s = config.pressure.interval.total_seconds()
-    return judge.cycle(memory.recall(config).upkeep.looked, now, interval_s, str(holder) if holder else "")
+    return judge.cycle(memory.recall(config).upkeep.looked, now, config.pressure.cycle_s, str(holder) if holder else "")
 
 
 def _units(config: Config, given: Sequence[str]) -> Finding:

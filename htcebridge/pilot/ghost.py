@@ -119,7 +119,7 @@ def read(
 def window_s(config: Config, view: pool.PoolView) -> int:
     """The time after which the negotiator has certainly tried what waits, and we have looked: three cycles of each."""
     period_s = max((each.period_s for each in view.negotiators), default=0) or _DEFAULT_PERIOD_S
-    return 3 * max(period_s, int(config.pressure.interval.total_seconds()))
+    return 3 * max(period_s, config.pressure.cycle_s)
 
 
 def ad_text(config: Config, name: str, template: str, now: int) -> str:
@@ -165,7 +165,7 @@ def _resources(config: Config) -> list[str]:
 
 
 def _lifetime_s(config: Config) -> int:
-    return max(_MIN_LIFETIME_S, 5 * int(config.pressure.interval.total_seconds()))
+    return max(_MIN_LIFETIME_S, 5 * config.pressure.cycle_s)
 
 
 def _fresh(config: Config, template: str, ghost: pool.Ghost | None, now: int) -> bool:

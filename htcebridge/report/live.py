@@ -24,7 +24,7 @@ def pages(config: Callable[[], Config]) -> web.Pages:
     def html(refresh: bool) -> web.Answer:
         from htcebridge.report.page import page
 
-        interval_s = int(config().pressure.interval.total_seconds())
+        interval_s = config().pressure.cycle_s
         text = page(_report(config()), time.time(), max(_LEAST_REFRESH_S, interval_s) if refresh else 0)
         return web.Answer(web.HTML, text.encode())
 

@@ -56,7 +56,7 @@ class ControllerLock:
         directory = config.pressure.state_dir.path
         self._path = directory / f"{config.pressure.instance}.lock"
         self._record = directory / f"{config.pressure.instance}.owner"
-        self._lease_s = max(_LEASE_S, 5 * config.pressure.interval.total_seconds())
+        self._lease_s = max(_LEASE_S, 5 * config.pressure.cycle_s)
         self._me: Owner | None = None
 
     def __enter__(self) -> ControllerLock:

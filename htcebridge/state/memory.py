@@ -23,6 +23,7 @@ from htcebridge.config.tables import Config
 from htcebridge.model import EndedPilot, Streaks, Track
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.state import flat
+from htcebridge.tier1.pool import JobGroup
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,25 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class LastAnswer:
+    """What a schedd said when it last answered (seconds since the epoch)."""
+
+    at: int
+    groups: tuple[JobGroup, ...]
+
+
+@dataclass(frozen=True)
 class Schedds:
     """Owner: `controller.learn`. Keys are schedds.
 
     `known`: when the collector last knew it, because a schedd that stops takes its ad away and is unknown then, not
-    empty. `qdates`: job id -> when it was queued.
+    empty. `qdates`: job id -> when it was queued. `answers` stand in for one that is too busy to answer
+    (`controller.waiting`).
     """
 
     known: Mapping[str, int] = field(default_factory=dict)
     qdates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    answers: Mapping[str, LastAnswer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

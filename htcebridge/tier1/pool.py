@@ -157,7 +157,7 @@ class ScheddGroups:
     """One schedd's answer; `error` is None where it answered.
 
     `qdates` is when the first job of each group was queued ("cluster.proc" -> seconds since the epoch): handed to the
-    next `read_demand`, it saves the question.
+    next `read_demand`, it saves the question. `age_s`: it did not answer, and these groups are what it said then.
     """
 
     schedd: str
@@ -165,6 +165,7 @@ class ScheddGroups:
     groups: tuple[JobGroup, ...] = ()
     error: str | None = None
     qdates: Mapping[str, int] = field(default_factory=dict)
+    age_s: int | None = None
 
 
 def read_pool(pool: Pool, instance: str, vo_attribute: str = "OpportunisticVO") -> PoolView:
@@ -216,9 +217,9 @@ def read_demand(
 ) -> list[ScheddGroups]:
     """Ask every schedd at the same time, each with its own deadline. A failure is that schedd's `error`.
 
-    Two queries a schedd, and a third for what is new since `known`, the `qdates` of the last call: jobs that have not
-    been negotiated for yet, the first job of a new group. `refused_since` (seconds since the epoch) asks one more:
-    what the negotiator turned away since then.
+    A schedd walks its jobs once; once more for those that have not been negotiated for yet, and once for what is new
+    since `known`, the `qdates` of the last call: the first job of a new group. `refused_since` (seconds since the
+    epoch) asks one more: what the negotiator turned away since then.
     """
     with ThreadPoolExecutor(max_workers=max(1, len(schedds))) as threads:
         return list(

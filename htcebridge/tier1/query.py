@@ -5,9 +5,7 @@ The question is a JSON document on standard input, the answer one on standard ou
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import sys
 import time
 from collections import Counter
@@ -16,9 +14,10 @@ from contextlib import suppress
 from typing import Any
 
 from htcebridge.tier1 import slots
-from htcebridge.tier1.advalues import MOST, MOST_UNITS, BadValue, evaluated, number_or, text, whole
-
-RESOURCE_ATTRIBUTES = ("Requirements", "RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs")
+from htcebridge.tier1.advalues import MOST_UNITS, BadValue, number_or, text, whole
+from htcebridge.tier1.asking import count, quote, said, schedd_of
+from htcebridge.tier1.query_demand import answer_demand
+from htcebridge.tier1.query_history import answer_history
 
 
 def answer_pool(request: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def answer_pool(request: dict[str, Any]) -> dict[str, Any]:
     )
     by_type: dict[str, list[Any]] = {"Scheduler": [], "Negotiator": [], "ghost": [], "slot": []}
     for ad in sorted(ads, key=lambda ad: text(ad, "Name")):
-        by_type.get(text(ad, "MyType"), by_type["ghost" if _said(ad, "IsGhost") is True else "slot"]).append(ad)
+        by_type.get(text(ad, "MyType"), by_type["ghost" if said(ad, "IsGhost") is True else "slot"]).append(ad)
     kinds: dict[str, dict[str, str]] = {}
     return {
         "schedds": [_schedd_row(ad) for ad in by_type["Scheduler"]],
@@ -56,8 +55,8 @@ def _schedd_row(ad: Any) -> dict[str, Any]:
 
 def _negotiator_row(ad: Any) -> dict[str, Any]:
     return {
-        "ended": _count(ad, "LastNegotiationCycleEnd0"),
-        "period_s": _count(ad, "LastNegotiationCyclePeriod0"),
+        "ended": count(ad, "LastNegotiationCycleEnd0"),
+        "period_s": count(ad, "LastNegotiationCyclePeriod0"),
         "version": text(ad, "CondorVersion"),
     }
 
@@ -73,25 +72,25 @@ def _startd_row(ad: Any, vo_list: str, kinds: dict[str, dict[str, str]]) -> dict
 
     def shape(prefix: str) -> dict[str, int]:
         return {
-            "cpus": _count(ad, f"{prefix}Cpus", MOST_UNITS),
-            "memory_mb": _count(ad, f"{prefix}Memory"),
-            "gpus": _count(ad, f"{prefix}GPUs", MOST_UNITS),
-            "disk_mb": _count(ad, f"{prefix}Disk") // 1024,
+            "cpus": count(ad, f"{prefix}Cpus", MOST_UNITS),
+            "memory_mb": count(ad, f"{prefix}Memory"),
+            "gpus": count(ad, f"{prefix}GPUs", MOST_UNITS),
+            "disk_mb": count(ad, f"{prefix}Disk") // 1024,
         }
 
-    draining = _said(ad, "PilotDraining") is True
+    draining = said(ad, "PilotDraining") is True
     return {
         "pilot_id": text(ad, "PilotJobId"),
         "name": text(ad, "Name"),
         "machine": text(ad, "Machine"),
         "total": shape("TotalSlot"),
         "free": shape(""),
-        "jobs": _count(ad, "NumDynamicSlots", MOST_UNITS),
-        "to_die": _count(ad, "GLIDEIN_ToDie"),
-        "accepting": not draining and _count(ad, "GLIDEIN_ToRetire") > _count(ad, "MyCurrentTime"),
+        "jobs": count(ad, "NumDynamicSlots", MOST_UNITS),
+        "to_die": count(ad, "GLIDEIN_ToDie"),
+        "accepting": not draining and count(ad, "GLIDEIN_ToRetire") > count(ad, "MyCurrentTime"),
         "draining": draining,
         "busy_by_vo": _busy_by_vo(ad, vo_list),
-        "healthy": _said(ad, "NODE_IS_HEALTHY") is not False,
+        "healthy": said(ad, "NODE_IS_HEALTHY") is not False,
         "kind": name,
         "made": text(ad, "PilotConfig"),
     }
@@ -102,7 +101,7 @@ def _busy_by_vo(ad: Any, vo_list: str) -> dict[str, int]:
 
     The startd makes all its Child lists of one set of slots, in one order (Resource::publishDynamicChildSummaries).
     """
-    vos, cpus = (_said(ad, name) for name in (vo_list, "ChildCpus"))
+    vos, cpus = (said(ad, name) for name in (vo_list, "ChildCpus"))
     busy: Counter[str] = Counter()
     if isinstance(vos, list) and isinstance(cpus, list):
         for vo, cores in zip(vos, cpus, strict=False):
@@ -114,13 +113,13 @@ def _busy_by_vo(ad: Any, vo_list: str) -> dict[str, int]:
 
 def _ghost_row(ad: Any) -> dict[str, Any]:
     """An offline slot and what the negotiator has written into it (RegisterAttemptedOfflineMatch, matchmaker.cpp)."""
-    records = _said(ad, "OfflineMatches")
+    records = said(ad, "OfflineMatches")
     matches = (_match(record) for record in (records if isinstance(records, list) else []))
     return {
         "resource": text(ad, "PilotResource"),
         "digest": text(ad, "GhostDigest"),
-        "sent": _count(ad, "GhostSent"),
-        "matched": _count(ad, "MachineLastMatchTime"),
+        "sent": count(ad, "GhostSent"),
+        "matched": count(ad, "MachineLastMatchTime"),
         "matches": [match for match in matches if match is not None],
     }
 
@@ -134,244 +133,6 @@ def _match(record: Any) -> dict[str, Any] | None:
     autocluster, jobs = (number_or(-1, record, name) for name in ("AutoclusterID", "RequestCount"))
     address = text(record, "Scheduler")
     return {"address": address, "autocluster": autocluster, "jobs": jobs} if min(autocluster, jobs) >= 0 else None
-
-
-def _count(ad: Any, name: str, most: int = MOST) -> int:
-    """A number of a daemon's ad; 0 where there is none that can be believed."""
-    return number_or(0, ad, name, most)
-
-
-def _said(ad: Any, name: str) -> Any:
-    """What an attribute evaluates to; None where it does not."""
-    try:
-        return evaluated(ad, name)
-    except BadValue:
-        return None
-
-
-def _schedd(request: dict[str, Any]) -> Any:
-    """The schedd that a question is for. Its address is known: the collector need not be asked again."""
-    import classad2
-    import htcondor2
-
-    return htcondor2.Schedd(classad2.ClassAd({"MyAddress": request["address"], "CondorVersion": request["version"]}))
-
-
-def answer_demand(request: dict[str, Any]) -> dict[str, Any]:
-    """The groups of one schedd, and when the first job of each was queued ({"cluster.proc": seconds})."""
-    schedd = _schedd(request)
-    tagged = f"{request['attribute']} =?= {quote(request['value'])} && (JobStatus == 1 || JobStatus == 2)"
-    # GroupBy applies the constraint to its rows as well: an attribute that is no key makes it return nothing.
-    keys = ["JobStatus", "AutoClusterId", "Owner", request["attribute"], request["vo_attribute"], *request["walltime"]]
-    if request.get("provenance"):
-        tagged += f" && AuthTokenSubject =?= {quote(request['provenance'])}"
-        keys.append("AuthTokenSubject")
-    rows = _rows(schedd, tagged, keys)
-    since = request.get("refused_since")
-    refused = _refused(schedd, tagged, since) if since is not None else None
-    groups: dict[str, dict[str, Any]] = {}
-    first_jobs: dict[str, tuple[int, int]] = {}
-    for row, cluster in rows:
-        ad, owner, vo = _readable(row, cluster), text(row, "Owner"), text(row, request["vo_attribute"])
-        autocluster, count = row.get("AutoClusterId"), int(row["JobCount"])
-        key = hashlib.sha256(f"{ad}\n{owner}\n{vo}".encode()).hexdigest()[:16]
-        verdict: dict[str, bool | None] = {"refused": None, "rejected": None}
-        if refused is not None and autocluster is not None:
-            verdict = {"refused": autocluster in refused, "rejected": refused.get(autocluster, False)}
-        name = f"{key} {verdict}"
-        group = groups.setdefault(
-            name,
-            {"key": key, "ad": ad, "owner": owner, "vo": vo, "idle": 0, "running": 0}
-            | {"oldest_qdate": None, "autoclusters": {}, **verdict},
-        )
-        group["idle" if row["JobStatus"] == 1 else "running"] += count
-        if row["JobStatus"] == 1:
-            if autocluster is not None:
-                group["autoclusters"][autocluster] = group["autoclusters"].get(autocluster, 0) + count
-            first = _first_job(text(row, "JobIds"))
-            if first:
-                first_jobs[name] = min(first, first_jobs.get(name, first))
-    qdates = _queued_at(schedd, set(first_jobs.values()), request["known"])
-    for name, job in first_jobs.items():
-        groups[name]["oldest_qdate"] = qdates.get(_id(job))
-    return {"groups": list(groups.values()), "qdates": qdates}
-
-
-def _rows(schedd: Any, tagged: str, keys: list[str]) -> list[tuple[Any, Any]]:
-    """Each row of GroupBy (exact counts) with its row of AutoCluster (Requirements and requests).
-
-    GroupBy costs a quarter of a plain query of 50,000 jobs as long as Requirements is no key; the schedd knows the
-    autoclusters anyway. Jobs have one since their first negotiation, and none while no startd is in the pool
-    (measured: 23.9, 25.14): those are grouped by Requirements after all. Autocluster ids are renumbered now and then,
-    so both are read together, again if need be.
-    """
-    import htcondor2
-
-    options = htcondor2.QueryOpt
-    for _ in range(3):
-        clusters = {ad["AutoClusterId"]: ad for ad in schedd.query("true", [], opts=options.AutoCluster)}
-        rows = schedd.query(tagged, keys, opts=options.GroupBy) if clusters else []
-        known = [row for row in rows if "AutoClusterId" in row]
-        unknown = sum(int(row["JobCount"]) for row in rows if "AutoClusterId" not in row)
-        loose = []
-        if unknown or not clusters:
-            constraint = f"{tagged} && AutoClusterId =?= undefined" if clusters else tagged
-            loose = schedd.query(constraint, keys + list(RESOURCE_ATTRIBUTES), opts=options.GroupBy)
-        # A negotiation in between gives jobs an autocluster or renumbers them: then they would be counted nowhere.
-        missed = bool(clusters) and unknown != sum(int(row["JobCount"]) for row in loose)
-        if not missed and all(row["AutoClusterId"] in clusters for row in known):
-            return [(row, clusters[row["AutoClusterId"]]) for row in known] + [(row, row) for row in loose]
-    raise RuntimeError("the autoclusters changed during each of three reads")
-
-
-# What the negotiator says when nothing in the pool was free for a job. "submitter limit exceeded", "concurrency limit
-# ... reached" and the network's reasons are not about nodes: more of them would not help (matchmaker.cpp).
-_NOTHING_FREE = ("no match found", "insufficient priority", "PREEMPTION_REQUIREMENTS")
-
-
-def _refused(schedd: Any, tagged: str, since: int) -> dict[int, bool]:
-    """The autoclusters that the negotiator turned away since then (seconds since the epoch) -> was nothing free?
-
-    The schedd marks one job of each: the one that stood for its autocluster, which may be running by now. So this is
-    a small query of its own: as a key of GroupBy, LastRejMatchTime would make a row of nearly every running job.
-    23.9 writes a blank behind the reason, 25.14 does not.
-    """
-    ads = schedd.query(f"{tagged} && LastRejMatchTime >= {int(since)}", ["AutoClusterId", "LastRejMatchReason"])
-    refused: dict[int, bool] = {}
-    for ad in ads:
-        if "AutoClusterId" in ad:
-            autocluster = int(ad["AutoClusterId"])
-            nothing_free = text(ad, "LastRejMatchReason").startswith(_NOTHING_FREE)
-            refused[autocluster] = refused.get(autocluster, False) or nothing_free
-    return refused
-
-
-_NOT_PART_OF_A_JOB = {"id", "jobids", "jobcount", "jobstatus", "autoclusterid", "autoclusterattrs", "servertime"}
-
-
-def job_part(row: Any, cluster: Any) -> str:
-    """The two rows as one job ad, in one spelling, so that equal jobs of different schedds are equal text."""
-    merged: dict[str, tuple[str, str]] = {}
-    for ad in (cluster, row):
-        for name in ad:
-            if name.lower() not in _NOT_PART_OF_A_JOB:
-                merged[name.lower()] = (name, str(ad.lookup(name)))
-    lines = (f"{name} = {value};" for _, (name, value) in sorted(merged.items()))
-    return "[ " + " ".join(lines) + " ]"
-
-
-def _readable(row: Any, cluster: Any) -> str:
-    """`job_part`; where the bindings raise, what is no ad: its group alone is then taken nowhere (`matching`)."""
-    try:
-        return job_part(row, cluster)
-    except Exception as error:
-        return f"unreadable: {type(error).__name__}"
-
-
-def _first_job(ids: str) -> tuple[int, int] | None:
-    """The lowest job id of a group: the schedd lists its first and its last ("1.0 ... 2.39999")."""
-    found = re.match(r"(\d+)\.(\d+)", ids)
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def _queued_at(schedd: Any, jobs: set[tuple[int, int]], known: dict[str, int]) -> dict[str, int]:
-    """When these jobs were queued, by id; only what is not known is asked. Job ids only grow, a QDate never changes."""
-    qdates = {_id(job): known[_id(job)] for job in jobs if _id(job) in known}
-    wanted = sorted(job for job in jobs if _id(job) not in qdates)
-    for start in range(0, len(wanted), 200):
-        constraint = " || ".join(f"(ClusterId == {c} && ProcId == {p})" for c, p in wanted[start : start + 200])
-        for ad in schedd.query(constraint, ["ClusterId", "ProcId", "QDate"]):
-            queued = number_or(-1, ad, "QDate")  # its owner may edit it
-            if queued >= 0:
-                qdates[_id((ad["ClusterId"], ad["ProcId"]))] = queued
-    return qdates
-
-
-def _id(job: tuple[int, int]) -> str:
-    return f"{job[0]}.{job[1]}"
-
-
-# HTCondor's JobStatus of a job that has left the queue.
-_STATUS = {3: "removed", 4: "completed"}
-# Jobs stand in the history in the order in which they left the queue; a completed one may have stayed in it this long.
-_LINGERS_S = 10 * 86400
-
-
-def answer_history(request: dict[str, Any]) -> dict[str, Any]:
-    """Jobs that ended in [since, until) and whose last run was in one of our pilots, as rows for `accounting`.
-
-    LastRemoteWallClockTime is the last run's alone, RemoteWallClockTime that of all runs (23.9, 25.14).
-    """
-    since, until = int(request["since"]), int(request["until"])
-    ended = "(CompletionDate > 0 ? CompletionDate : EnteredCurrentStatus)"
-    constraint = (
-        f"MachineAttr{request['attribute']}0 =?= {quote(request['value'])} && {ended} >= {since} && {ended} < {until}"
-    )
-    projection = [*_HISTORY_PROJECTION, request["vo_attribute"]]
-    older = f"CompletionDate > 0 && CompletionDate < {since - _LINGERS_S}"
-    ads = _schedd(request).history(constraint, projection, since=older)
-    return {"jobs": [_job_row(request, ad) for ad in ads]}
-
-
-_HISTORY_PROJECTION = [
-    *("ClusterId", "ProcId", "GlobalJobId", "RoutedFromJobId", "Owner", "AcctGroup", "JobStatus", "ExitCode"),
-    # The router's own token is in AuthToken*; the user's was set aside by the CE.
-    *("orig_AuthTokenIssuer", "orig_AuthTokenSubject", "x509UserProxySubject"),
-    *("MachineAttrGLIDEIN_Site0", "MachineAttrPilotResource0", "MachineAttrPilotJobId0", "MachineAttrCpus0"),
-    *("MachineAttrApelSpecs0", "MachineAttrApelScaling0", "LastRemoteHost", "CpusProvisioned", "RequestCpus"),
-    *("MemoryUsage", "ResidentSetSize", "QDate", "JobStartDate", "JobCurrentStartDate", "CompletionDate"),
-    *("EnteredCurrentStatus", "LastRemoteWallClockTime", "RemoteWallClockTime", "RemoteUserCpu", "RemoteSysCpu"),
-    "NumShadowStarts",
-]
-
-
-def _job_row(request: dict[str, Any], ad: Any) -> dict[str, Any]:
-    import classad2
-
-    def words(*names: str) -> str:
-        values = (_said(ad, name) for name in names)
-        return next((str(value) for value in values if isinstance(value, (str, float))), "")
-
-    def specs(name: str) -> str:
-        found = _said(ad, name)
-        if not isinstance(found, classad2.ClassAd):
-            return ""
-        values = ((key, _said(found, key)) for key in sorted(found))
-        return ",".join(f"{key}={value:g}" for key, value in values if type(value) in (int, float))
-
-    def positive(*names: str) -> int:
-        return next((count for name in names if (count := _count(ad, name)) > 0), 0)
-
-    exit_code = _said(ad, "ExitCode")
-    return {
-        "site": words("MachineAttrGLIDEIN_Site0") or request["value"],
-        "resource": words("MachineAttrPilotResource0"),
-        "vo": words(request["vo_attribute"]),
-        "schedd": request["name"],
-        "job_id": f"{ad['ClusterId']}.{ad['ProcId']}",
-        "global_job_id": words("GlobalJobId"),
-        "ce_job_id": words("RoutedFromJobId"),
-        "owner": words("Owner"),
-        "token_issuer": words("orig_AuthTokenIssuer"),
-        "token_subject": words("orig_AuthTokenSubject", "x509UserProxySubject"),
-        "accounting_group": words("AcctGroup"),
-        "pilot": words("MachineAttrPilotJobId0"),
-        "host": words("LastRemoteHost").rpartition("@")[2],
-        "cores": positive("MachineAttrCpus0", "CpusProvisioned", "RequestCpus"),
-        "memory_mb": positive("MemoryUsage"),
-        "submitted": positive("QDate"),
-        "started": positive("JobCurrentStartDate", "JobStartDate"),
-        "ended": positive("CompletionDate", "EnteredCurrentStatus"),
-        "wall_s": positive("LastRemoteWallClockTime", "RemoteWallClockTime"),
-        "wall_all_s": positive("RemoteWallClockTime"),
-        "cpu_user_s": positive("RemoteUserCpu"),
-        "cpu_system_s": positive("RemoteSysCpu"),
-        "starts": positive("NumShadowStarts"),
-        "status": _STATUS.get(_count(ad, "JobStatus"), text(ad, "JobStatus")),
-        "exit_code": exit_code if type(exit_code) is int else None,
-        "apel_specs": specs("MachineAttrApelSpecs0"),
-        "apel_scaling": words("MachineAttrApelScaling0"),
-    }
 
 
 def answer_advertise(request: dict[str, Any]) -> dict[str, Any]:
@@ -435,7 +196,7 @@ def answer_tagged(request: dict[str, Any]) -> dict[str, Any]:
     """How many jobs of a schedd carry which grant, VO and route of ours; `ahead_s` is its clock, None without a job."""
     import htcondor2
 
-    schedd = _schedd(request)
+    schedd = schedd_of(request)
     grant, vo = request["attribute"], request["vo_attribute"]
     ours = f'(RouteName =!= undefined && regexp("^{ROUTE_PREFIX}", RouteName))'
     rows = schedd.query(f"{grant} =!= undefined || {ours}", [grant, vo, "RouteName"], opts=htcondor2.QueryOpt.GroupBy)
@@ -452,11 +213,6 @@ def answer_tagged(request: dict[str, Any]) -> dict[str, Any]:
         ],
         "ahead_s": times[0] - int(time.time()) if times else None,
     }
-
-
-def quote(text: str) -> str:
-    """Text as a ClassAd string literal."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 _ANSWERS = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.demand_query import submit_idle
 from tests.e2e.chain import CE_ENVIRONMENT, CONFIGURATION, HTCEBRIDGE, IDLE, RUNNING, Chain, wait_until
 
 pytestmark = pytest.mark.testbed
@@ -35,9 +38,9 @@ pool = tier1.Pool(config.tier1.collector, Path.home() / ".condor/tokens.d", time
 tag = tier1.Tag(grant.attribute, grant.value, grant.vo_attribute, config.demand.walltime, grant.provenance)
 now = int(time.time())
 view = tier1.read_pool(pool, config.pressure.instance, grant.vo_attribute)
-version = view.schedds[0].version
+ads = {name: script.template_ad(config, name, view.schedds[0].version) for name in config.resources}
 if asked.get("advertise"):
-    ghost.advertise(config, version, view.ghosts, now)
+    ghost.advertise(config, ads, view.ghosts, now)
 if asked.get("withdraw"):
     ghost.withdraw(config)
 window = asked.get("window", ghost.window_s(config, view))
@@ -45,8 +48,8 @@ started = time.monotonic()
 answers = tier1.read_demand(pool, view.schedds, tag, asked.get("known"), now - window)
 seconds = time.monotonic() - started
 memory = {name: model.Track(**track) for name, track in asked.get("memory", {}).items()}
-said, memory = ghost.read(config, view, answers, memory, version, now)
-matcher = fit.Matcher({name: script.template_ad(config, name, version) for name in config.resources})
+said, memory = ghost.read(config, view, answers, memory, ads, now)
+matcher = fit.Matcher(ads)
 groups = []
 for answer in answers:
     for group in answer.groups:
@@ -253,6 +256,94 @@ def test_a_schedd_that_hangs_delays_nobody(chain: Chain) -> None:
     assert seen["known"]["ce02.cr.example.org"] == {"1.0": 5}
 
 
+# --------------------------------------------------------------------------- a schedd that is busy
+
+
+BUSY_JOBS = int(os.environ.get("HTCEBRIDGE_BUSY_JOBS", "3000"))
+# Twenty jobs a second come in from here, of five shapes, and the shapes change: none runs, no node has their memory.
+SUBMITTER = """
+cd "$(mktemp -d)"
+i=0
+while [ ! -e /tmp/enough ]; do
+    i=$((i + 1))
+    printf '%s\\n' 'executable = /bin/true' '+OpportunisticSite = "leonardo"' '+OpportunisticVO = "cms"' \
+        "+BatchRuntime = $((3600 * (i % 3 + 1)))" "request_cpus = $((i % 5 + 1))" \
+        "request_memory = $((600000 + i / 100))" 'queue 4' | condor_submit -terse - > /dev/null || exit 1
+    sleep 0.1
+done
+"""
+# Reads the demand again and again; before and after each read the schedd's jobs are counted one by one.
+READS = """
+import collections, json, sys
+from pathlib import Path
+import classad2, htcondor2
+from htcebridge.config import file
+from htcebridge.tier1 import pool
+config = file.load(Path.home() / ".config/htcebridge/htcebridge.toml")
+view = pool.read_pool(pool.pool_of(config), config.pressure.instance)
+(ce,) = [schedd for schedd in view.schedds if "ce01" in schedd.name]
+schedd = htcondor2.Schedd(classad2.ClassAd({"MyAddress": ce.address, "CondorVersion": ce.version}))
+ours = 'OpportunisticSite =?= "leonardo" && (JobStatus == 1 || JobStatus == 2)'
+def count():
+    ads = schedd.query(ours, ["RequestCpus", "BatchRuntime"])
+    return collections.Counter(f"{ad['RequestCpus']} {ad['BatchRuntime']}" for ad in ads)
+def read():
+    (answer,) = pool.read_demand(pool.pool_of(config), [ce], pool.tag_of(config), known)
+    known.update(pool.qdates([answer]))
+    found = collections.Counter()
+    for group in answer.groups:
+        job = classad2.ClassAd(group.ad)
+        found[f"{job['RequestCpus']} {job['BatchRuntime']}"] += group.idle + group.running
+    return answer.error, found
+known, before = {}, count()
+for _ in range(int(sys.argv[1])):
+    error, found = read()
+    after = count()
+    print(json.dumps({"error": error, "before": before, "found": found, "after": after}))
+    before = after
+"""
+
+
+@contextmanager
+def submissions(chain: Chain) -> Iterator[None]:
+    """A user who submits without a pause."""
+    bed = chain.bed
+    bed.on("ce01", ["rm", "-f", "/tmp/enough"])
+    with ThreadPoolExecutor() as threads:
+        submitter = threads.submit(bed.on, "ce01", ["sh", "-c", SUBMITTER], user="cmspil001", timeout=600)
+        try:
+            yield
+        finally:
+            bed.on("ce01", ["touch", "/tmp/enough"])
+            submitter.result()
+            bed.on("ce01", ["rm", "-f", "/tmp/enough"])
+
+
+def reads(chain: Chain, times: int) -> list[dict[str, Any]]:
+    environment = {
+        "CONDOR_CONFIG": "/dev/null",
+        "_CONDOR_SEC_CLIENT_AUTHENTICATION_METHODS": "IDTOKENS",
+        "_CONDOR_SEC_TOKEN_DIRECTORY": "/leonardo/home/leo/.condor/tokens.d",
+    }
+    done = chain.bed.on("edge", [PYTHON, "-c", READS, str(times)], user="leo", env=environment, timeout=600)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_busy_schedd_is_counted_exactly_at_every_read(chain: Chain) -> None:
+    """Jobs come all the time, and each negotiation gives the new ones their autoclusters."""
+    with pilot(chain):
+        submit_idle(chain, BUSY_JOBS)
+        with submissions(chain):
+            seen = reads(chain, 20)
+        assert [each["error"] for each in seen if each["error"]] == []
+        for each in seen:
+            before, found, after = (sum(each[when].values()) for when in ("before", "found", "after"))
+            assert BUSY_JOBS <= before <= found <= after
+        assert seen[-1]["after"] != seen[0]["before"], "nothing moved"
+        (calm,) = reads(chain, 1)
+        assert calm["before"] == calm["found"] == calm["after"]
+
+
 # --------------------------------------------------------------------------- who is busy
 
 
@@ -386,8 +477,10 @@ def test_a_withdrawn_ghost_is_gone_and_an_abandoned_one_ends_by_itself(ghosts: C
 def test_the_pilots_token_is_used_and_seen_by_nobody(ghosts: Chain) -> None:
     """The controller's own token only reads: with it the collector takes no ghost, and says so."""
     refused = "from pathlib import Path; import time; from htcebridge.config import file; " + (
-        'from htcebridge.pilot import ghost; config = file.load(Path.home() / ".config/htcebridge/htcebridge.toml"); '
-        'ghost.advertise(config, "$CondorVersion: 23.9.6 x $", (), int(time.time()))'
+        "from htcebridge.pilot import ghost, script; "
+        'config = file.load(Path.home() / ".config/htcebridge/htcebridge.toml"); '
+        'ads = {"dcgp": script.template_ad(config, "dcgp", "$CondorVersion: 23.9.6 x $")}; '
+        "ghost.advertise(config, ads, (), int(time.time()))"
     )
     ghosts.configure(CONFIGURATION.replace("[pilot]", '[pilot]\ntoken_file = "~/.condor/tokens.d/tier1"'))
     done = ghosts.bed.on("edge", [PYTHON, "-c", refused], user="leo", check=False)

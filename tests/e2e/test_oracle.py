@@ -35,7 +35,7 @@ from pathlib import Path
 config = file.load(Path.home() / ".config/htcebridge/htcebridge.toml")
 now, memory = int(time.time()), recall(config)
 view = observe.read_collector(config)
-answers = waiting.ask_schedds(config, view.schedds, {}, now)
+answers = waiting.ask_schedds(config, view.schedds, memory.schedds, now)
 assert all(answer.error is None for answer in answers), answers
 ads = observe.slot_ads(config, view, view.schedds, memory)
 standing = waiting.standing_ads(config, view.startds, view.kinds)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,15 @@ def test_init_overwrites_nothing(htcebridge_command: Run, tmp_path: Path) -> Non
     said = htcebridge_command("config", "init", path)
     assert said.code == ExitCode.USAGE
     assert path.read_text() == "mine"
+
+
+def test_an_interval_that_is_not_heeded_is_said(htcebridge_command: Run, example: Path) -> None:
+    assert "interval" not in htcebridge_command("--config", example, "config", "check").err
+    text = example.read_text()
+    example.write_text(text.replace("[pressure]\n", '[pressure]\nmin_interval = "2m"\n'))
+    checked = htcebridge_command("--config", example, "config", "check")
+    assert checked.code == 0
+    assert "pressure: a cycle every 2m: interval 1m is below min_interval 2m" in checked.err
 
 
 def test_init_where_nothing_can_be_written_is_one_error(htcebridge_command: Run, tmp_path: Path) -> None:
@@ -242,8 +252,8 @@ def test_demands_document_has_designs_keys(config: Config) -> None:
     assert set(document) == {"schema", "time", "collector", "schedds", "groups", "totals"}
     assert (document["schema"], document["time"]) == (1, 1_800_000_000)
     assert document["schedds"] == [
-        {"name": "ce01", "ok": True, "error": None, "seconds": 0.123},
-        {"name": "ce02", "ok": False, "error": "no answer in 20 s", "seconds": 20.0},
+        {"name": "ce01", "ok": True, "error": None, "seconds": 0.123, "age_s": None},
+        {"name": "ce02", "ok": False, "error": "no answer in 20 s", "seconds": 20.0, "age_s": None},
     ]
     assert document["groups"][0] == {
         "cpus": 8,
@@ -349,7 +359,22 @@ def test_demand_shows_reasons_and_silent_schedds(htcebridge_command: Run, exampl
     assert said.code == ExitCode.PROBLEM
     assert "2 of x not on dcgp: asks 200 cpus, a pilot has 112" in said.out
     assert "1 of 2 schedds answered." in said.out
-    assert "schedd ce02: no answer in 20 s" in said.out
+    assert "schedd ce02: no answer in 20 s; its jobs are not counted" in said.out
+
+
+def test_demand_shows_a_busy_schedd_as_it_was_a_moment_ago(
+    htcebridge_command: Run, example: Path, demand_shown: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lately = replace(DEMAND, schedds=(ScheddAnswer("ce02", 20.0, "no answer in 20 s", age_s=75),))
+    monkeypatch.setattr(waiting, "demand_of", lambda *_: lately)
+    said = htcebridge_command("--config", example, "demand")
+    assert said.code == ExitCode.PROBLEM
+    assert "schedd ce02: no answer in 20 s; its jobs are counted as they were 1m15s ago" in " ".join(said.out.split())
+    shown = json.loads(htcebridge_command("--config", example, "demand", "--json").out)
+    schema.check("demand", shown)
+    assert shown["schedds"] == [
+        {"name": "ce02", "ok": False, "error": "no answer in 20 s", "seconds": 20.0, "age_s": 75}
+    ]
 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

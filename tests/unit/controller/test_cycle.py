@@ -99,6 +99,23 @@ def test_a_reset_gives_a_disabled_resource_its_next_chance(config: Config, world
     assert world.asked("sbatch").count("--comment") == 2
 
 
+def test_a_look_after_a_reset_shows_what_the_next_cycle_will_see(config: Config, world: World) -> None:
+    now = int(time.time())
+    failed = [
+        EndedPilot(f"{number}_1", "dcgp", "p", Outcome.NEVER_JOINED, now - 900, now - 800, now - 60)
+        for number in range(1, 5)
+    ]
+    config.pressure.state_dir.path.mkdir(parents=True)
+    remember(config, Memory(pilots=Pilots(ended=tuple(failed))))
+    before = cycle.look(config)
+    assert any("in a row failed" in problem for problem in before.problems)
+    resets.request(config, "dcgp")
+    after = cycle.look(config)
+    assert after.problems == ()
+    assert after.plan.resources["dcgp"].submit == 2
+    assert resets.requested(config) == ("dcgp",), "a look changes nothing"
+
+
 def test_a_limit_pauses_the_resource(config: Config, world: World) -> None:
     world.sbatch(stderr="sbatch: error: QOSMaxSubmitJobPerUserLimit\n", code=1)
     once(config)

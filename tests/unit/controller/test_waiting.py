@@ -2,15 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from htcebridge.config.tables import Config
 from htcebridge.controller import waiting
+from htcebridge.controller.decide import silent_schedds
 from htcebridge.controller.pilots import join
-from htcebridge.model import Group, PilotPhase, Shape, SlurmJob, Startd, Wait
+from htcebridge.model import Demand, Group, PilotPhase, ScheddAnswer, Shape, SlurmJob, Startd, Wait
 from htcebridge.pilot import script
 from htcebridge.plan.opening import open_nodes
+from htcebridge.state.memory import LastAnswer, Schedds
 from htcebridge.tier1 import pool
 
 NOW = 1_800_000_000
@@ -196,3 +199,62 @@ def test_a_manual_glidein_counts_as_running_though_another_pool_has_it(config: C
     manual = config.model_copy(update={"resources": {"dcgp": config.resources["dcgp"].model_copy(update=change)}})
     (pilot,) = join([slurm_job(started=NOW - 10**5)], (), NOW, manual)
     assert (pilot.phase, pilot.startd) == (PilotPhase.JOINED, None)
+
+
+# --------------------------------------------------------------------------- a schedd that does not answer
+
+
+CE01, GONE = pool.Schedd("ce01", "<1>", "v"), pool.Schedd("ce02", "", "")
+JOBS = pool.JobGroup("[ RequestCpus = 8 ]", "cmspil", "cms", 5, 1, NOW - 60, "key", True, True, {1: 5})
+SILENT = "no answer in 20 s"
+
+
+def asked(
+    config: Config, monkeypatch: pytest.MonkeyPatch, before: Schedds, now: int, *answers: pool.ScheddGroups
+) -> list[pool.ScheddGroups]:
+    monkeypatch.setattr(pool, "read_demand", lambda *_: list(answers))
+    schedds = {"ce01": CE01, "ce02": GONE}
+    return waiting.ask_schedds(config, [schedds[each.schedd] for each in answers], before, now)
+
+
+def test_a_schedd_that_does_not_answer_is_counted_as_it_was(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For three cycles; what is of one moment (autoclusters, refusals) is not kept."""
+    kept = waiting.to_keep(config, [pool.ScheddGroups("ce01", 0.1, (JOBS,))], Schedds(), NOW)
+    before, silent = Schedds(answers=kept), pool.ScheddGroups("ce01", 20.0, error=SILENT)
+    (late,) = asked(config, monkeypatch, before, NOW + 180, silent)
+    assert (late.error, late.age_s) == (SILENT, 180)
+    assert late.groups == (replace(JOBS, refused=None, rejected=None, autoclusters={}),)
+    (answer,) = waiting.demand_of([], [late]).schedds
+    assert (answer.ok, answer.age_s) == (False, 180)
+    assert asked(config, monkeypatch, before, NOW + 181, silent) == [silent]
+    assert asked(config, monkeypatch, before, NOW - 1, silent) == [silent], "a clock that was set back"
+
+
+def test_no_answer_stands_in_for_longer_than_ten_minutes(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = config.model_copy(update={"pressure": config.pressure.model_copy(update={"interval": timedelta(minutes=5)})})
+    before = Schedds(answers={"ce01": LastAnswer(NOW, (JOBS,))})
+    silent = pool.ScheddGroups("ce01", 20.0, error=SILENT)
+    assert asked(slow, monkeypatch, before, NOW + 600, silent)[0].age_s == 600
+    assert asked(slow, monkeypatch, before, NOW + 601, silent)[0].age_s is None
+    assert waiting.to_keep(slow, [silent], before, NOW + 600) == before.answers
+    assert waiting.to_keep(slow, [silent], before, NOW + 601) == {}
+
+
+def test_a_schedd_that_left_the_collector_is_not_busy(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Schedds(answers={"ce02": LastAnswer(NOW, (JOBS,))})
+    gone = pool.ScheddGroups("ce02", 0.0, error="not in the collector: is it down?")
+    assert asked(config, monkeypatch, before, NOW + 1, gone) == [gone]
+
+
+def test_of_an_answer_the_largest_groups_are_kept(config: Config) -> None:
+    groups = tuple(replace(JOBS, key=str(number), idle=number) for number in range(500))
+    (kept,) = waiting.to_keep(config, [pool.ScheddGroups("ce01", 0.1, groups)], Schedds(), NOW).values()
+    assert [each.idle for each in kept.groups] == list(range(499, 299, -1))
+
+
+def test_what_is_said_of_a_schedd_that_does_not_answer() -> None:
+    answers = (ScheddAnswer("ce01", 20.0, SILENT), ScheddAnswer("ce02", 20.0, SILENT, 75), ScheddAnswer("ce03", 0.1))
+    assert silent_schedds(Demand((), answers)) == (
+        "schedd ce01: no answer in 20 s; its jobs are not counted, so nothing is cancelled",
+        "schedd ce02: no answer in 20 s; its jobs are counted as they were 1m15s ago, so nothing is cancelled",
+    )

@@ -23,6 +23,7 @@ from htcebridge.doctor.checks import Check, Finding, Problem, Status
 from htcebridge.doctor.judge import DirectoryFacts, TokenFile
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
 from htcebridge.slurm.limits import Bound, Size, SlurmLimits, Unit
+from htcebridge.state import resets
 from htcebridge.state.lock import ControllerLock, holder
 from htcebridge.state.memory import Disabled, Memory, Resources, remember
 from htcebridge.tier1.pool import Tagged
@@ -420,6 +421,8 @@ def test_a_disabled_resource_is_named_with_its_reset(config: Config, own_home: P
     (found,) = site._disabled(config)
     assert (found.status, found.said) == (Status.FAIL, "disabled: Invalid qos")
     assert found.fix.endswith("htcebridge pressure reset dcgp")
+    resets.request(config, "dcgp")
+    assert list(site._disabled(config)) == [], "the next cycle forgets it"
 
 
 # --------------------------------------------------------------------------- routes

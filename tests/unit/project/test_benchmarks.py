@@ -14,6 +14,7 @@ import pytest
 from benchmarks import demand_query
 from htcebridge.config.tables import Config
 from htcebridge.controller.waiting import ask_schedds
+from htcebridge.state.memory import Schedds
 from htcebridge.tier1 import pool
 
 VERSION = "$CondorVersion: 25.14.1 2026-10-16 $"
@@ -24,7 +25,7 @@ class AskedSchedd:
     def __init__(self, _: object) -> None:
         pass
 
-    def query(self, constraint: str, projection: list[str], opts: Any = None) -> list[Any]:
+    def query(self, constraint: str, projection: list[str], opts: Any = None, limit: int = -1) -> list[Any]:
         assert constraint == "true" or 'OpportunisticSite =?= "leonardo"' in constraint
         return []
 
@@ -54,10 +55,10 @@ def test_the_demand_benchmark_asks_what_the_product_asks(
     request = script(demand_query.REQUEST, monkeypatch, capsys)
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(pool, "ask", lambda _, asked: sent.append(dict(asked)) or {"groups": [], "qdates": {}})
-    ask_schedds(config, [SCHEDD], {}, 0)
+    ask_schedds(config, [SCHEDD], Schedds(), 0)
     assert json.loads(request) == json.loads(json.dumps(sent[0]))
     monkeypatch.setattr(htcondor2, "Schedd", AskedSchedd)
-    for way in ("plain", "demand"):
+    for way in ("plain", "first", "again"):
         seconds, kilobytes = script(demand_query.QUERY, monkeypatch, capsys, way, stdin=request).split()
         assert float(seconds) >= 0
         assert int(kilobytes) > 0

@@ -16,9 +16,10 @@ from htcebridge.config.tables import Config
 from htcebridge.controller import waiting
 from htcebridge.model import Group, Shape
 from htcebridge.pilot.script import template_ad
-from htcebridge.tier1 import pool
+from htcebridge.tier1 import pool, query_demand, query_history
 from htcebridge.tier1 import query as tier1_query
 from htcebridge.tier1.advalues import MOST, BadValue, number, number_or, text
+from htcebridge.tier1.asking import quote
 from htcebridge.tier1.fit import Matcher, evaluate
 
 VERSION = "$CondorVersion: 25.14.1 2026-10-01 BuildID: 1 $"
@@ -128,7 +129,7 @@ literals = st.one_of(
     st.sampled_from(BROKEN + ABSENT),
     st.integers(-(2**63), 2**63 - 1).map(str),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
-    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).map(tier1_query.quote),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).map(quote),
 )
 hostile = st.dictionaries(
     st.sampled_from([*REQUESTS, "Requirements", "OpportunisticVO", "Owner"]), literals, min_size=1
@@ -142,7 +143,7 @@ class AskedSchedd:
     def __init__(self, ads: list[str]) -> None:
         self.ads = ads
 
-    def query(self, constraint: str, projection: list[str], opts: Any = None) -> list[Any]:
+    def query(self, constraint: str, projection: list[str], opts: Any = None, limit: int = -1) -> list[Any]:
         if opts is None:
             return [ClassAd('[ ClusterId = 1; ProcId = 0; QDate = real("INF") ]')] if "ClusterId" in projection else []
         return [] if opts.name == "AutoCluster" else [ClassAd(text) for text in self.ads]
@@ -159,7 +160,7 @@ def demand(monkeypatch: pytest.MonkeyPatch, config: Config, *ads: str) -> list[G
     monkeypatch.setattr(htcondor2, "Schedd", lambda _: AskedSchedd(list(ads)))
     request = {"address": "<1>", "version": VERSION, "attribute": "OpportunisticSite", "value": "leonardo"}
     request |= {"vo_attribute": "OpportunisticVO", "walltime": ["BatchRuntime", "MaxWallTimeMins"], "known": {}}
-    answer = json.loads(json.dumps(tier1_query.answer_demand(request)))
+    answer = json.loads(json.dumps(query_demand.answer_demand(request)))
     answers = [pool.ScheddGroups("ce01", 0.1, tuple(map(pool._job_group, answer["groups"])))]
     matched = waiting.matched(config, waiting.slot_ads(config, [], {}), answers, NOW)
     return list(waiting.demand_of(matched, answers).groups)
@@ -185,8 +186,8 @@ def test_one_jobs_values_change_nothing_for_the_others(
 def test_a_row_that_cannot_be_read_is_a_group_that_fits_nowhere(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_part = tier1_query.job_part
-    monkeypatch.setattr(tier1_query, "job_part", lambda row, cluster: job_part(row, cluster if row["A"] else None))
+    job_part = query_demand.job_part
+    monkeypatch.setattr(query_demand, "job_part", lambda *ads: job_part(*ads, *(() if ads[0]["A"] else (None,))))
     fine, unreadable = row(5, {**GOOD, "A": "true"}), row(1, {**GOOD, "A": "false"})
     groups = demand(monkeypatch, config, unreadable, fine)
     assert sorted((group.resources, group.idle) for group in groups) == [((), 3), (("dcgp",), 3)]
@@ -196,7 +197,7 @@ def test_a_row_that_cannot_be_read_is_a_group_that_fits_nowhere(
 def test_a_queue_time_that_is_none_is_unknown(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     asked = AskedSchedd([])
     monkeypatch.setattr(asked, "query", lambda *_: [ClassAd(f"[ ClusterId = 1; ProcId = 0; QDate = {value} ]")])
-    assert tier1_query._queued_at(asked, {(1, 0)}, {}) == {}
+    assert query_demand._queued_at(asked, {(1, 0)}, {}) == {}
 
 
 # --------------------------------------------------------------------------- what a pool shows
@@ -250,7 +251,7 @@ def test_a_usage_record_has_no_number_that_is_none(value: str) -> None:
     broken = " ".join(f"{name} = {value};" for name in names)
     specs = f"MachineAttrApelSpecs0 = [ HEPscore = 12.5; x = {value} ]"
     ad = ClassAd(f"[ ClusterId = 1; ProcId = 0; JobStatus = 4; CpusProvisioned = 8; {broken} {specs} ]")
-    row = tier1_query._job_row({"value": "leonardo", "name": "ce01", "vo_attribute": "VO"}, ad)
+    row = query_history._job_row({"value": "leonardo", "name": "ce01", "vo_attribute": "VO"}, ad)
     assert row["cores"] in (8, MOST)
     assert row["cpu_user_s"] in (0, MOST)
     assert "HEPscore=12.5" in row["apel_specs"]

@@ -12,8 +12,8 @@ import pytest
 from htcebridge.errors import ConfigError, ExitCode, UnknownState
 from htcebridge.tier1 import pool as tier1_pool
 from htcebridge.tier1 import query as tier1_query
+from htcebridge.tier1.asking import quote
 from htcebridge.tier1.pool import CONDOR_CONFIG, Pool, Schedd, Tag
-from htcebridge.tier1.query import quote
 from htcebridge.tier1.tokens import check_directory, check_secret
 
 SECRET = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
@@ -204,47 +204,6 @@ def ad(text: str):
     return classad2.ClassAd(text)
 
 
-def test_equal_jobs_are_equal_text_whatever_the_order_of_their_attributes() -> None:
-    row = '[ JobStatus = 1; Owner = "cmspil"; BatchRuntime = 7200; JobCount = 3; JobIds = "1.0"; AutoClusterId = 4 ]'
-    turned = '[ AutoClusterId = 9; JobIds = "7.0"; JobCount = 9; BatchRuntime = 7200; Owner = "cmspil"; JobStatus = 2 ]'
-    cluster = '[ RequestCpus = 8; RequestMemory = 2000 * 8; Requirements = (TARGET.Arch == "X86_64") ]'
-    turned_cluster = (
-        '[ Id = 9; JobIds = "7.0"; Requirements = (TARGET.Arch == "X86_64"); '
-        "RequestMemory = 2000 * 8; RequestCpus = 8 ]"
-    )
-    text = tier1_query.job_part(ad(row), ad(cluster))
-    assert text == tier1_query.job_part(ad(turned), ad(turned_cluster))
-    job = ad(text)
-    assert (job["Owner"], job["BatchRuntime"], job["RequestCpus"]) == ("cmspil", 7200, 8)
-    assert job.eval("RequestMemory") == 16000
-    for name in ("JobStatus", "JobCount", "JobIds", "AutoClusterId", "Id"):
-        assert name not in job
-
-
-@pytest.mark.parametrize(
-    ("name", "other"), [("RequestCpus", "16"), ("Requirements", "false"), ("BatchRuntime", '"7200"')]
-)
-def test_jobs_that_differ_are_different_text(name: str, other: str) -> None:
-    job = ad("[ RequestCpus = 8; Requirements = true; BatchRuntime = 7200 ]")
-    changed = ad("[ RequestCpus = 8; Requirements = true; BatchRuntime = 7200 ]")
-    import classad2
-
-    changed[name] = classad2.ExprTree(other)
-    assert tier1_query.job_part(ad("[ ]"), job) != tier1_query.job_part(ad("[ ]"), changed)
-
-
-def test_strings_with_quotes_survive_the_way_through_text() -> None:
-    row = ad(r'[ Owner = "a\"b\\c; d = 1 ]" ]')
-    assert ad(tier1_query.job_part(row, ad("[ ]")))["Owner"] == 'a"b\\c; d = 1 ]'
-
-
-@pytest.mark.parametrize(
-    ("ids", "first"), [("1.0", (1, 0)), ("12.3 ... 14.39999", (12, 3)), ("", None), ("none", None)]
-)
-def test_the_first_job_of_a_group_is_its_oldest(ids: str, first: tuple[int, int] | None) -> None:
-    assert tier1_query._first_job(ids) == first
-
-
 def test_walltime_attributes_are_asked_for_without_their_factor() -> None:
     assert TAG.walltime_attributes == ("BatchRuntime", "MaxWallTimeMins")
 
@@ -346,135 +305,6 @@ def test_the_collector_is_asked_once_for_schedds_startds_ghosts_and_negotiator(c
     (ghost,) = answer["ghosts"]
     assert (ghost["resource"], ghost["sent"], ghost["matched"]) == ("dcgp", 7, 9)
     assert [(match["autocluster"], match["jobs"]) for match in ghost["matches"]] == [(4, 40), (5, 1)]
-
-
-class AskedSchedd:
-    """A schedd with scripted answers, one list of ads for each question of a kind."""
-
-    questions: ClassVar[list[tuple[str, str, list[str]]]] = []
-    answers: ClassVar[dict[str, list[list[str]]]] = {}
-
-    def __init__(self, location: object) -> None:
-        pass
-
-    def query(self, constraint: str, projection: list[str], opts: object = None) -> list[object]:
-        kind = str(getattr(opts, "name", "Default"))
-        AskedSchedd.questions.append((kind, constraint, projection))
-        answers = AskedSchedd.answers[kind]
-        return [ad(text) for text in (answers.pop(0) if len(answers) > 1 else answers[0])]
-
-
-CLUSTERS = ["[ AutoClusterId = 1; RequestCpus = 8 ]", "[ AutoClusterId = 2; RequestCpus = 1 ]"]
-
-
-def row(**attributes: object) -> str:
-    pairs = {"JobStatus": 1, "AutoClusterId": 1, "Owner": '"a"', "OpportunisticVO": '"cms"', **attributes}
-    return "[ " + " ".join(f"{name} = {value};" for name, value in pairs.items() if value is not None) + " ]"
-
-
-def ask_schedd(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[list[str]]], **request: object) -> dict:
-    """What `answer_demand` makes of a schedd's answers (GroupBy, AutoCluster, Default)."""
-    import htcondor2
-
-    monkeypatch.setattr(htcondor2, "Schedd", AskedSchedd)
-    AskedSchedd.questions, AskedSchedd.answers = [], {"AutoCluster": [CLUSTERS], "Default": [[]], **answers}
-    fixed = {"address": "<1>", "version": "$CondorVersion: 25.14.1 2026-10-16 $", "attribute": "OpportunisticSite"}
-    fixed |= {"value": "leonardo", "vo_attribute": "OpportunisticVO", "walltime": ["BatchRuntime"]}
-    return tier1_query.answer_demand({**fixed, "known": {}, **request})
-
-
-def kinds() -> list[str]:
-    return [kind for kind, _, _ in AskedSchedd.questions]
-
-
-IDLE_ROW = row(JobCount=5, JobIds='"3.0 ... 3.4"')
-RUNNING_ROW = row(JobStatus=2, JobCount=2, JobIds='"2.0 ... 2.1"')
-
-
-def test_a_schedd_is_asked_two_questions_where_nothing_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = ask_schedd(monkeypatch, {"GroupBy": [[IDLE_ROW, RUNNING_ROW]]}, known={"3.0": 77, "1.0": 5})
-    assert kinds() == ["AutoCluster", "GroupBy"]
-    (group,) = answer["groups"]
-    assert (group["idle"], group["running"], group["oldest_qdate"], group["autoclusters"]) == (5, 2, 77, {1: 5})
-    assert answer["qdates"] == {"3.0": 77}, "what is remembered is no larger than the groups of this answer"
-
-
-def test_a_third_question_is_about_the_unknown_first_jobs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    new = row(AutoClusterId=2, JobCount=1, JobIds='"9.1"')
-    answers = {"GroupBy": [[IDLE_ROW, new]], "Default": [["[ ClusterId = 9; ProcId = 1; QDate = 99 ]"]]}
-    answer = ask_schedd(monkeypatch, answers, known={"3.0": 77})
-    assert AskedSchedd.questions[2:] == [
-        ("Default", "(ClusterId == 9 && ProcId == 1)", ["ClusterId", "ProcId", "QDate"])
-    ]
-    assert answer["qdates"] == {"3.0": 77, "9.1": 99}
-    assert sorted(group["oldest_qdate"] for group in answer["groups"]) == [77, 99]
-
-
-def test_a_first_job_that_is_gone_by_now_is_remembered_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = ask_schedd(monkeypatch, {"GroupBy": [[IDLE_ROW]]})
-    assert answer["qdates"] == {}
-    assert answer["groups"][0]["oldest_qdate"] is None
-
-
-def test_autoclusters_that_are_renumbered_meanwhile_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"AutoCluster": [["[ AutoClusterId = 7; RequestCpus = 8 ]"], CLUSTERS], "GroupBy": [[IDLE_ROW]]}
-    answer = ask_schedd(monkeypatch, answers, known={"3.0": 77})
-    assert kinds() == ["AutoCluster", "GroupBy", "AutoCluster", "GroupBy"]
-    assert answer["groups"][0]["idle"] == 5
-
-
-def test_autoclusters_that_never_settle_are_an_error_not_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError, match="changed during each of three reads"):
-        ask_schedd(monkeypatch, {"AutoCluster": [["[ AutoClusterId = 7 ]"]], "GroupBy": [[IDLE_ROW]]})
-
-
-def test_jobs_without_an_autocluster_are_counted_by_their_own_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    new = row(AutoClusterId=None, JobCount=3, JobIds='"8.0 ... 8.2"')
-    asked = row(AutoClusterId=None, JobCount=3, JobIds='"8.0 ... 8.2"', RequestCpus=16)
-    answer = ask_schedd(
-        monkeypatch, {"GroupBy": [[IDLE_ROW, new], [asked]]}, known={"3.0": 1, "8.0": 2}, refused_since=0
-    )
-    assert kinds() == ["AutoCluster", "GroupBy", "GroupBy", "Default"]
-    found = {group["idle"]: group for group in answer["groups"]}
-    assert "RequestCpus = 16" in found[3]["ad"]
-    assert (found[3]["autoclusters"], found[3]["refused"], found[3]["rejected"]) == ({}, None, None)
-
-
-@pytest.mark.parametrize(
-    ("reason", "rejected"),
-    [
-        ("no match found", True),
-        ("no match found |1|3.0|", True),
-        ("insufficient priority", True),
-        ("PREEMPTION_REQUIREMENTS == False", True),
-        ("submitter limit exceeded", False),
-        ("concurrency limit atlas reached", False),
-    ],
-)
-def test_a_refusal_is_a_rejection_only_if_nothing_was_free(
-    monkeypatch: pytest.MonkeyPatch, reason: str, rejected: bool
-) -> None:
-    other = row(AutoClusterId=2, JobCount=1, JobIds='"4.0"')
-    said = [f'[ AutoClusterId = 1; LastRejMatchReason = "{reason}" ]', "[ ClusterId = 3 ]"]
-    answers = {"GroupBy": [[IDLE_ROW, other]], "Default": [said]}
-    answer = ask_schedd(monkeypatch, answers, known={"3.0": 1, "4.0": 1}, refused_since=1000)
-    (kind, constraint, _) = AskedSchedd.questions[2]
-    assert (kind, constraint.rpartition(" && ")[2]) == ("Default", "LastRejMatchTime >= 1000")
-    verdicts = {group["idle"]: (group["refused"], group["rejected"]) for group in answer["groups"]}
-    assert verdicts == {5: (True, rejected), 1: (False, False)}
-
-
-def test_a_group_is_known_again_whatever_becomes_of_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = ask_schedd(monkeypatch, {"GroupBy": [[IDLE_ROW]]})["groups"][0]["key"]
-    moved = row(AutoClusterId=2, JobCount=900, JobIds='"70.0"')
-    swapped = ["[ AutoClusterId = 2; RequestCpus = 8 ]"]
-    assert ask_schedd(monkeypatch, {"AutoCluster": [swapped], "GroupBy": [[moved]]})["groups"][0]["key"] == first
-    for other in (
-        row(Owner='"b"', JobCount=5),
-        row(OpportunisticVO='"lhcb"', JobCount=5),
-        row(AutoClusterId=2, JobCount=1),
-    ):
-        assert ask_schedd(monkeypatch, {"GroupBy": [[other]]})["groups"][0]["key"] != first
 
 
 def test_a_silent_schedds_qdates_are_kept_for_the_next_time(tokens: Path, closed_port: int) -> None:
