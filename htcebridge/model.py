@@ -249,7 +249,7 @@ class Limits:
 class Policy:
     """What holds for every resource of one controller. Units in the names; see the configuration's [pressure].
 
-    `vo_cpus` is VO -> cores that its jobs may hold in all pilots together.
+    `vo_cpus` is VO, in small letters, -> cores that its jobs may hold in all pilots together.
     """
 
     min_fill: float

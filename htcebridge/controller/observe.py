@@ -215,7 +215,7 @@ def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> W
 def _with_accounting(config: Config, seen: Observation, memory: Memory) -> Observation:
     """sacct for those that are gone, Slurm's limits, last words: as much as is due."""
     slurm, now = Slurm(config.pressure.instance), seen.now
-    pilots = pilots_of(config, seen)
+    pilots = pilots_of(config, seen, memory.pilots)
     followed = follow.listed(memory.pilots, seen.near.entries, pilots)
     gone = follow.gone(followed, pilots)
     in_doubt = submissions.in_doubt(seen.near.entries, pilots, memory.submissions, now)

@@ -91,7 +91,7 @@ def policy(config: Config) -> Policy:
         either_min_age_s=int(pressure.either_min_age.total_seconds()),
         either_only_rejected=pressure.either_only_rejected,
         drain_fill=pressure.drain_fill,
-        vo_cpus={vo.name: vo.max_total_cpus for vo in config.vos if vo.max_total_cpus is not None},
+        vo_cpus={vo.name.lower(): vo.max_total_cpus for vo in config.vos if vo.max_total_cpus is not None},
     )
 
 
@@ -116,7 +116,7 @@ def _with_chances(config: Config, view: _View) -> tuple[Pilot, ...]:
 def _limits(config: Config, name: str, view: _View, verdict: Health) -> Limits:
     resource, memory, now = config.resources[name], view.memory.resources, view.now
     base = script.limits(name, resource)
-    notes = [*verdict.notes, *_unknown_reasons(name, view.pilots)]
+    notes = [*verdict.notes, *_unknown_reasons(name, view.pilots), *_missing(name, view)]
     read = memory.limits.get(name)
     caps = [
         *_rate_caps(config, view.entries, now),
@@ -142,6 +142,20 @@ def _limits(config: Config, name: str, view: _View, verdict: Health) -> Limits:
         notes=tuple(notes),
         exclude=verdict.exclude,
         preemptions_per_hour=verdict.preemptions_per_hour,
+    )
+
+
+def _missing(name: str, view: _View) -> list[str]:
+    lately = view.memory.pilots.seen
+    count = sum(
+        each.job.resource == name
+        and each.phase is PilotPhase.JOINED
+        and each.job.id in lately
+        and lately[each.job.id].missing is not None
+        for each in view.pilots
+    )
+    return (
+        [f"{plural(count, 'joined pilot')} not in the collector now: taken for what they lately were"] if count else []
     )
 
 

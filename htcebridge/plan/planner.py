@@ -139,9 +139,10 @@ def _may_open(
     cpus = Counter[str]()
     for pilot in situation.pilots:
         if pilot.startd:
-            cpus.update(pilot.startd.busy_by_vo)
+            for vo, busy in pilot.startd.busy_by_vo.items():
+                cpus[vo.lower()] += busy
     for group in placed:
-        cpus[group.vo] += group.idle * group.shape.cpus
+        cpus[group.vo.lower()] += group.idle * group.shape.cpus
     may: list[Group] = []
     refused: Counter[tuple[str, str]] = Counter()
     for group in left:
@@ -157,14 +158,15 @@ def _may_open(
             why = "that the Tier-1 may take too: the negotiator has not rejected them lately (either_only_rejected)"
             refused.update({(name, why): jobs for name in group.resources})
             continue
-        cap = policy.vo_cpus.get(group.vo)
+        vo = group.vo.lower()
+        cap = policy.vo_cpus.get(vo)
         if jobs and cap is not None:
-            allowed = min(jobs, max(0, cap - cpus[group.vo]) // max(1, group.shape.cpus))
+            allowed = min(jobs, max(0, cap - cpus[vo]) // max(1, group.shape.cpus))
             if allowed < jobs:
-                why = f"of {group.vo} open no node: it has {cpus[group.vo]} of max_total_cpus {cap}"
+                why = f"of {group.vo} open no node: it has {cpus[vo]} of max_total_cpus {cap}"
                 refused.update({(name, why): jobs - allowed for name in group.resources})
             jobs = allowed
-            cpus[group.vo] += jobs * group.shape.cpus
+            cpus[vo] += jobs * group.shape.cpus
         if jobs:
             may.append(replace(group, idle=jobs))
     for (name, why), jobs in refused.items():

@@ -785,6 +785,12 @@ def test_a_vo_at_its_cap_opens_no_node_and_others_do() -> None:
     assert decide(waiting(jobs(100, vo="atlas")), busy, policy=policy).submit == 8
 
 
+def test_a_vos_cap_holds_however_its_name_is_written() -> None:
+    policy = replace(EAGER, vo_cpus={"cms": 224})
+    busy = [pilot(1, PilotPhase.JOINED, free=Shape(0, 0), jobs=14, busy_by_vo={"CMS": 112})]
+    assert decide(waiting(jobs(100, vo="Cms")), busy, policy=policy).submit == 1
+
+
 def test_a_node_is_opened_once_it_was_wanted_long_enough() -> None:
     policy = replace(EAGER, demand_cycles=2)
     first = planner.plan(Situation(NOW, waiting(jobs(14)), (), {"dcgp": limits()}, policy))

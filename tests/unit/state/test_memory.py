@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from htcebridge.config.tables import Config
-from htcebridge.model import EndedPilot, Outcome, Streaks, Track
+from htcebridge.model import EndedPilot, Outcome, Shape, Startd, Streaks, Track
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.state.memory import (
     Clock,
@@ -29,6 +29,7 @@ from htcebridge.state.memory import (
 )
 
 ENDED = EndedPilot("2_1", "dcgp", "p", Outcome.PREEMPTED, 1, 2, 3, node="lrdn0001")
+STARTD = Startd("1_1", "slot1@x", "x", Shape(112, 490_000), Shape(8, 1), 1, 99, accepting=True, busy_by_vo={"cms": 8})
 FULL = Memory(
     pilots=Pilots(
         seen={"1_1": Seen("dcgp", "p", started=1, worked=True)},
@@ -80,6 +81,13 @@ def state(own_home: Path) -> Path:
     directory = own_home / ".local/state/htcebridge"
     directory.mkdir(parents=True)
     return directory
+
+
+@pytest.mark.usefixtures("state")
+def test_pilots_startds_are_recalled(config: Config) -> None:
+    known = Memory(pilots=Pilots(seen={"1_1": Seen("dcgp", "p", startd=STARTD, missing=7)}))
+    remember(config, known)
+    assert recall(config) == known
 
 
 @pytest.mark.usefixtures("state")
