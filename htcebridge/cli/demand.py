@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +28,10 @@ from htcebridge.cli.output import (
 )
 from htcebridge.config.tables import Config
 from htcebridge.controller import observe, waiting
-from htcebridge.errors import ExitCode
+from htcebridge.controller.observation import Source
+from htcebridge.errors import ConfigError, ExitCode
 from htcebridge.model import Demand, Group
+from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.state.memory import recall
 from htcebridge.tier1 import pool
 from htcebridge.units import format_duration, format_megabytes, plural
@@ -52,9 +55,15 @@ def command(
     def read() -> Demand:
         now = int(time.time())
         view = observe.read_collector(config)
-        schedds = pool.with_absent(config, view.schedds, now, recall(config).schedds.known)
+        known = recall(config)
+        limits: dict[str, Source[SlurmLimits]] = {}
+        schedds = pool.with_absent(config, view.schedds, now, known.schedds.known)
         answers = waiting.ask_schedds(config, schedds, {}, now)
-        found = waiting.demand_of(waiting.matched(config, schedds, answers, now), answers)
+        if not known.resources.limits:  # no controller has run here, and Slurm's commands may be elsewhere
+            with suppress(ConfigError):
+                limits = observe.read_limits(config, known, now)
+        lives = observe.job_lives(config, known, limits, now)
+        found = waiting.demand_of(waiting.matched(config, schedds, answers, now, lives), answers)
         groups = chosen(found.groups, _row, KEYS, filters, sort, reverse)
         last[:] = [replace(found, groups=tuple(groups))]
         return last[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from htcebridge.config.tables import Config
@@ -29,12 +29,17 @@ def ask_schedds(
 
 
 def matched(
-    config: Config, schedds: Sequence[pool.Schedd], answers: Sequence[pool.ScheddGroups], now: int
+    config: Config,
+    schedds: Sequence[pool.Schedd],
+    answers: Sequence[pool.ScheddGroups],
+    now: int,
+    lives: Mapping[str, int],
 ) -> list[Group]:
-    """What waits, each group of each schedd matched against each resource."""
+    """What waits, each group of each schedd matched against each resource. `lives`: `walltimes.job_lives`."""
     # A manual glidein's startds are in another pool: no job of this one runs there.
     ours = [name for name, resource in config.resources.items() if resource.executor is None]
-    matcher = Matcher({name: script.template_ad(config, name, version_of(schedds)) for name in ours})
+    version = version_of(schedds)
+    matcher = Matcher({name: script.template_ad(config, name, version, lives.get(name)) for name in ours})
     return [group for answer in answers for group in _groups(answer, matcher, config, now)]
 
 

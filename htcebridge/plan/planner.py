@@ -201,6 +201,7 @@ def _on_demand(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resour
     decision = replace(_counted(case.pilots, coming + wanted, reasons), lower_bound=fewest, cuts=cuts)
     if submit:
         decision = _with_walltime(replace(decision, submit=submit, exclude=limit.exclude), worth, limit)
+        decision = _making_way(decision, case)
     useful = _used(case.there, Stage.PENDING) + wanted
     if _unlikely(case.pilots):
         # Its jobs may have gone to another resource's queue: until they run somewhere it stays in this one.
@@ -241,6 +242,7 @@ def _constant(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resourc
             time_min_s=limit.min_walltime_s,
             exclude=limit.exclude,
         )
+        decision = _making_way(decision, case)
     return _cancel(decision, case, _over_the_cap(case), True, streaks)
 
 
@@ -270,33 +272,36 @@ _MEANS = {
     Wait.BUDGET: "the budget is spent: cancelled",
     Wait.NEVER: "Slurm will never start it: cancelled",
     Wait.OUTAGE: "nodes or partition are not available: nothing more is submitted meanwhile",
+    Wait.MAINTENANCE: "a maintenance begins before it would end: shorter ones are submitted",
     Wait.HELD: "somebody holds it: nothing more is submitted until it is released",
 }
 
 
 def _room(pilots: Sequence[Pilot], limit: Limits) -> int:
     """How many pilots may be added, shared caps not yet divided."""
-    return max(0, min(cap.room for cap in _caps(pilots, limit)))
+    return min(cap.pilots for cap in _caps(pilots, limit))
 
 
 def _caps(pilots: Sequence[Pilot], limit: Limits) -> list[Cap]:
     """Every limit on how many may be submitted now."""
     alive = _alive(pilots)
     pending = [pilot for pilot in pilots if pilot.phase is PilotPhase.PENDING]
-    stuck = sorted({pilot.job.reason for pilot in pending if pilot.wait is not Wait.NORMAL})
+    # Those that a maintenance keeps waiting make way for shorter ones (`_making_way`).
+    lasting = [pilot for pilot in pending if pilot.wait is not Wait.MAINTENANCE]
+    stuck = sorted({pilot.job.reason for pilot in lasting if pilot.wait is not Wait.NORMAL})
     caps = [
         Cap("", limit.max_running - alive, f"max_running {limit.max_running} ({alive} there)", kind=Cut.MAX_RUNNING),
         Cap(
             "",
-            limit.max_pending - len(pending),
-            f"max_pending {limit.max_pending} ({len(pending)} there)",
+            limit.max_pending - len(lasting),
+            f"max_pending {limit.max_pending} ({len(lasting)} there)",
             kind=Cut.MAX_PENDING,
         ),
         Cap("", limit.max_new_per_cycle, f"max_new_per_cycle {limit.max_new_per_cycle}", kind=Cut.PER_CYCLE),
         *limit.caps,
     ]
     booting = sum(pilot.phase is PilotPhase.BOOTING for pilot in pilots)
-    caps = [replace(cap, room=cap.room - len(pending) - booting) if cap.in_flight else cap for cap in caps]
+    caps = [replace(cap, room=cap.room - len(lasting) - booting) if cap.in_flight else cap for cap in caps]
     if stuck:
         caps.append(Cap("", 0, f"pending pilots that wait for {', '.join(stuck)}", kind=Cut.STUCK))
     return caps
@@ -307,13 +312,13 @@ def _cut(wanted: int, case: _Case, shared: dict[str, int], reasons: list[str]) -
     are used up."""
     cuts: dict[Cut, int] = {}
     for cap in _caps(case.pilots, case.limit):
-        room = max(0, min(cap.room, shared[cap.key]) if cap.key else cap.room)
+        room = replace(cap, room=min(cap.room, shared[cap.key])).pilots if cap.key else cap.pilots
         if wanted > room:
             reasons.append(f"cut from {wanted} to {room} by {cap.why}")
             cuts[cap.kind] = cuts.get(cap.kind, 0) + wanted - room
             wanted = room
-    for key in {cap.key for cap in case.limit.caps if cap.key}:
-        shared[key] -= wanted
+    for key, each in {cap.key: cap.each for cap in case.limit.caps if cap.key}.items():
+        shared[key] -= wanted * each
     return wanted, cuts
 
 
@@ -330,6 +335,16 @@ def _with_walltime(decision: ResourcePlan, opened: Sequence[Bin], limit: Limits)
     return replace(decision, walltime_s=limit.walltime_s, time_min_s=least)
 
 
+def _making_way(decision: ResourcePlan, case: _Case) -> ResourcePlan:
+    """Cancel pending pilots that a maintenance keeps waiting, as far as new, shorter ones need their places."""
+    late = [pilot.job.id for pilot in case.pending if pilot.wait is Wait.MAINTENANCE]
+    cancel = tuple(late[: max(0, len(case.pending) + decision.submit - case.limit.max_pending)])
+    if not cancel:
+        return decision
+    note = f"{plural(len(cancel), 'pending pilot')} too long for the time before a maintenance: cancelled for new ones"
+    return replace(decision, cancel=cancel, reasons=(*decision.reasons, note))
+
+
 def _cancel(decision: ResourcePlan, case: _Case, excess: int, complete: bool, streaks: _Streaks) -> ResourcePlan:
     """Cancel what Slurm will never start, and `excess` pending pilots once that has lasted, newest first.
 
@@ -338,7 +353,7 @@ def _cancel(decision: ResourcePlan, case: _Case, excess: int, complete: bool, st
     name, policy = case.limit.name, case.policy
     hopeless = [pilot for pilot in case.pending if pilot.wait in (Wait.NEVER, Wait.BUDGET)]
     if hopeless:
-        return replace(decision, cancel=tuple(pilot.job.id for pilot in hopeless))
+        return replace(decision, cancel=(*decision.cancel, *(pilot.job.id for pilot in hopeless)))
     excess = min(len(case.pending), excess)
     if excess <= 0 or decision.submit:
         return decision
@@ -352,7 +367,7 @@ def _cancel(decision: ResourcePlan, case: _Case, excess: int, complete: bool, st
         streaks.surplus[name] = cycles
         note = f"{plural(excess, 'pending pilot')} too many for {cycles} of surplus_cycles {policy.surplus_cycles}"
         return replace(decision, reasons=(*decision.reasons, note))
-    newest = sorted(case.pending, key=lambda pilot: (pilot.job.submitted or 0, _numbers(pilot.job.id)), reverse=True)
+    newest = sorted(case.pending, key=_worth_least, reverse=True)
     cancel = tuple(pilot.job.id for pilot in newest[:excess])
     note = f"{plural(excess, 'pending pilot')} too many for {plural(cycles, 'cycle')}: cancelled, newest first"
     return replace(decision, cancel=cancel, reasons=(*decision.reasons, note))
@@ -428,6 +443,11 @@ def _used(bins: Iterable[Bin], stage: Stage) -> int:
 
 def _jobs(bins: Iterable[Bin]) -> int:
     return sum(bin_.jobs * bin_.count for bin_ in bins)
+
+
+def _worth_least(pilot: Pilot) -> tuple[bool, int, tuple[int, ...]]:
+    """Sorts those that a maintenance keeps waiting last, and of the others the newest."""
+    return (pilot.wait is Wait.MAINTENANCE, pilot.job.submitted or 0, _numbers(pilot.job.id))
 
 
 def _numbers(job_id: str) -> tuple[int, ...]:

@@ -171,13 +171,24 @@ def test_demand_of_every_schedd_is_matched_and_added_up(config: Config) -> None:
     }
     answers = [pool.ScheddGroups(name, 0.1, tuple(groups)) for name, groups in rows.items()]
     answers.append(pool.ScheddGroups("ce03", 20.0, error="no answer in 20 s"))
-    demand = waiting.demand_of(waiting.matched(config, [], answers, NOW), answers)
+    demand = waiting.demand_of(waiting.matched(config, [], answers, NOW, {}), answers)
     fitting, too_big = demand.groups
     assert (fitting.idle, fitting.running, fitting.oldest_s, fitting.resources) == (7, 1, 70, ("dcgp",))
     assert (too_big.idle, too_big.resources) == (1, ())
     assert "200 cpus" in too_big.why_not["dcgp"]
     assert [answer.ok for answer in demand.schedds] == [True, True, False]
     assert not demand.complete
+
+
+def test_demand_knows_how_short_a_new_pilot_is_now(config: Config) -> None:
+    """faults A5: demand said "runs on dcgp", and the plan dropped the group."""
+    asks = "RequestMemory = 1; RequestCpus = 8; BatchRuntime = 36000; Requirements = true"
+    ad = f'[ OpportunisticSite = "leonardo"; {asks} ]'
+    answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(ad, "a", "cms", 40, 0, NOW),))]
+    (free,) = waiting.matched(config, [], answers, NOW, {})
+    (cut,) = waiting.matched(config, [], answers, NOW, {"dcgp": 8 * HOUR - 540})
+    assert (free.resources, cut.resources) == (("dcgp",), ())
+    assert cut.why_not["dcgp"] == "runs 10h, a pilot gives a job 7h51m at most"
 
 
 def test_start_and_plan_have_one_idea_of_how_long_a_job_runs(
@@ -191,7 +202,7 @@ def test_start_and_plan_have_one_idea_of_how_long_a_job_runs(
     for default, resources in (('"2h"', ("dcgp", "short")), ('"6h"', ("dcgp",))):
         config = load(f"{design_example}\n{short}{default}\n")
         answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(ad, "a", "cms", 40, 0, NOW),))]
-        (found,) = waiting.matched(config, [], answers, NOW)
+        (found,) = waiting.matched(config, [], answers, NOW, {})
         assert found.resources == resources
         assert (found.walltime_s, found.walltime_on("dcgp")) == (8 * HOUR, 8 * HOUR)
         assert found.walltime_on("short") == int(default.strip('"h')) * HOUR
@@ -199,7 +210,7 @@ def test_start_and_plan_have_one_idea_of_how_long_a_job_runs(
         opened = open_nodes([alone], {"short": script.limits("short", config.resources["short"])}, {"short": 9}, 0, 0)
         assert bool(opened) is (resources == ("dcgp", "short"))
     answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(declared, "a", "", 1, 0, NOW),))]
-    (same,) = waiting.matched(config, [], answers, NOW)
+    (same,) = waiting.matched(config, [], answers, NOW, {})
     assert same.walltimes == {}
 
 

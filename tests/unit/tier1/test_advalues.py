@@ -161,7 +161,7 @@ def demand(monkeypatch: pytest.MonkeyPatch, config: Config, *ads: str) -> list[G
     request |= {"vo_attribute": "OpportunisticVO", "walltime": ["BatchRuntime", "MaxWallTimeMins"], "known": {}}
     answer = json.loads(json.dumps(tier1_query.answer_demand(request)))
     answers = [pool.ScheddGroups("ce01", 0.1, tuple(map(pool._job_group, answer["groups"])))]
-    return list(waiting.demand_of(waiting.matched(config, [], answers, NOW), answers).groups)
+    return list(waiting.demand_of(waiting.matched(config, [], answers, NOW, {}), answers).groups)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
