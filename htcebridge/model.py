@@ -178,6 +178,8 @@ class Wait(StrEnum):
     """Slurm took it, and will never start it as it stands."""
     OUTAGE = "outage"
     """Nodes, partition or a reservation are in the way; nobody can do anything here."""
+    MAINTENANCE = "maintenance"
+    """It would run into a maintenance that is known: it starts after that, and a shorter one may start before."""
     HELD = "held"
     """Somebody holds it: a message from the HPC's admins."""
 
@@ -219,7 +221,10 @@ class Cut(StrEnum):
 
 @dataclass(frozen=True)
 class Cap:
-    """How many pilots may be added, and by what. Caps of one `key` are one cap that several resources share."""
+    """How many pilots may be added, and by what. Caps of one `key` are one cap that several resources share.
+
+    `room` is what is left of what the cap counts: pilots, or cores, MiB and the like, of which one pilot takes `each`.
+    """
 
     key: str
     room: int
@@ -227,6 +232,12 @@ class Cap:
     in_flight: bool = False
     """`room` is for pending and booting pilots together, those that are there included."""
     kind: Cut = Cut.OTHER
+    each: int = 1
+
+    @property
+    def pilots(self) -> int:
+        """How many pilots fit into `room`."""
+        return max(0, self.room // self.each)
 
 
 @dataclass(frozen=True)
@@ -265,7 +276,7 @@ class Limits:
 class Policy:
     """What holds for every resource of one controller. Units in the names; see the configuration's [pressure].
 
-    `vo_cpus` is VO -> cores that its jobs may hold in all pilots together.
+    `vo_cpus` is VO, in small letters, -> cores that its jobs may hold in all pilots together.
     """
 
     min_fill: float

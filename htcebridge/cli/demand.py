@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +29,10 @@ from htcebridge.cli.output import (
 from htcebridge.config.tables import Config
 from htcebridge.controller import observe, waiting
 from htcebridge.controller.decide import counted
-from htcebridge.errors import ExitCode
+from htcebridge.controller.observation import Source
+from htcebridge.errors import ConfigError, ExitCode
 from htcebridge.model import Demand, Group
+from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.state.memory import recall
 from htcebridge.tier1 import pool
 from htcebridge.units import format_duration, format_megabytes, plural
@@ -55,9 +58,13 @@ def command(
         now = int(time.time())
         view = observe.read_collector(config)
         memory = recall(config)
+        limits: dict[str, Source[SlurmLimits]] = {}
         schedds = pool.with_absent(config, view.schedds, now, memory.schedds.known)
         answers = waiting.ask_schedds(config, schedds, memory.schedds, now)
-        ads = observe.slot_ads(config, view, schedds, memory)
+        if not memory.resources.limits:  # no controller has run here, and Slurm's commands may be elsewhere
+            with suppress(ConfigError):
+                limits = observe.read_limits(config, memory, now)
+        ads = observe.slot_ads(config, view, schedds, memory, observe.job_lives(config, memory, limits, now))
         standing = waiting.standing_ads(config, view.startds, view.kinds)
         found = waiting.demand_of(waiting.matched(config, ads, answers, now, standing), answers)
         groups = chosen(found.groups, _row, KEYS, filters, sort, reverse)

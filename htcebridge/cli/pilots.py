@@ -34,6 +34,7 @@ from htcebridge.controller.pilots import join
 from htcebridge.errors import ExitCode
 from htcebridge.model import Pilot, PilotPhase
 from htcebridge.slurm.commands import Slurm
+from htcebridge.state.memory import recall
 from htcebridge.units import plural
 
 
@@ -58,7 +59,7 @@ def command(
     def read() -> list[Pilot]:
         jobs = Slurm(config.pressure.instance).queue().ours
         view = observe.read_collector(config)
-        pilots = join(jobs, view.startds, int(time.time()), config)
+        pilots = join(jobs, view.startds, int(time.time()), config, recall(config).pilots.seen)
         listed = [pilot for pilot in pilots if ended_too or pilot.phase is not PilotPhase.ENDED]
         return chosen(listed, _row, KEYS, filters, sort, reverse)
 

@@ -30,7 +30,7 @@ class Decision:
 
 def decide(config: Config, before: Memory, seen: Observation) -> Decision:
     """Decide one cycle."""
-    pilots = pilots_of(config, seen)
+    pilots = pilots_of(config, seen, before.pilots)
     if seen.held is not None:
         memory = replace(before, upkeep=replace(before.upkeep, looked=seen.now))
         return Decision(planner.hold(seen.held, config.resources, pilots), (seen.held,), memory)

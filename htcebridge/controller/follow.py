@@ -36,9 +36,11 @@ def follow(
     Also resource -> node-seconds of the pilots that have newly ended.
     """
     followed = listed(before, entries, pilots)
+    in_pool = {startd.pilot_id for startd in seen.startds}
     for pilot in pilots:
         if pilot.job.id in followed:
-            followed[pilot.job.id] = _as_it_is(config, followed[pilot.job.id], pilot, seen)
+            fresh = pilot if pilot.job.id in in_pool else replace(pilot, startd=None)
+            followed[pilot.job.id] = _as_it_is(config, followed[pilot.job.id], fresh, seen)
     ended, node_s = _ends(followed, pilots, seen)
     settled = {each.id for each in ended}
     after = Pilots(
@@ -99,7 +101,18 @@ def _as_it_is(config: Config, so_far: Seen, each: Pilot, seen: Observation) -> S
         starved=starved,
         busy_by_vo=startd.busy_by_vo if startd else so_far.busy_by_vo,
         executor=resource.executor is not None if resource is not None else so_far.executor,
+        startd=startd or so_far.startd,
+        missing=_missing(so_far, startd, seen),
     )
+
+
+def _missing(so_far: Seen, startd: Startd | None, seen: Observation) -> int | None:
+    """Since when the collector does not show it. One that was not asked, or did not answer, says nothing."""
+    if startd is not None or so_far.startd is None:
+        return None
+    if seen.collector.value is None or so_far.missing is not None:
+        return so_far.missing
+    return seen.now
 
 
 def _would_take(startd: Startd, life_s: int, resource: str, demand: Demand) -> bool:

@@ -138,7 +138,7 @@ def _resources(
         disabled=_disabled(config, before, pilots, ended, seen.now),
         spent=_spent(config, before, seen, node_s),
         clocks=_clocks(config, before, seen.now),
-        limits=_limits(config, before, seen.limits),
+        limits=limits_known(config, before, seen.limits),
     )
 
 
@@ -192,7 +192,7 @@ def _clocks(config: Config, before: Resources, now: int) -> dict[str, Clock]:
     return clocks
 
 
-def _limits(config: Config, before: Resources, read: Mapping[str, Source[SlurmLimits]]) -> dict[str, ReadLimits]:
+def limits_known(config: Config, before: Resources, read: Mapping[str, Source[SlurmLimits]]) -> dict[str, ReadLimits]:
     """Slurm's limits, read now and then. While slurmctld does not answer those of before are in force."""
     limits = {}
     for name, resource in config.resources.items():

@@ -13,6 +13,7 @@ from htcebridge.model import Demand, Startd, Track
 from htcebridge.pilot.logs import OutcomeLine
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.slurm.text import Ended, OtherJob, Queue
+from htcebridge.slurm.tres import Tres
 from htcebridge.state.ledger import Entry
 from htcebridge.state.memory import LastAnswer
 from htcebridge.tier1.pool import Ghost
@@ -124,6 +125,8 @@ class Observation:
     """Pilot id -> its own last line, of those; no value where it left none."""
     limits: Mapping[str, Source[SlurmLimits]] = field(default_factory=dict)
     """Resource -> Slurm's limits, where they were due."""
+    holdings: Source[dict[str, Tres]] | None = None
+    """Job id -> what it holds, for jobs that are no pilots of a resource; None: no limit asks."""
     spent: Mapping[str, Source[float]] = field(default_factory=dict)
     """Resource -> node-hours of its ended pilots, where they had to be counted."""
     submitted: Mapping[str, Source[str]] = field(default_factory=dict)

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from htcebridge.config.tables import Config
-from htcebridge.controller import follow, learn, submissions, waiting
+from htcebridge.controller import follow, learn, submissions, waiting, walltimes
 from htcebridge.controller.observation import Collector, Marks, Near, Negotiator, Observation, Source, Waiting
 from htcebridge.controller.pilots import pilots_of
 from htcebridge.errors import BridgeError, ConfigError, UnknownState
 from htcebridge.pilot import ghost, ghost_view, marks
 from htcebridge.pilot.logs import OutcomeLine, read_outcome
 from htcebridge.slurm.commands import Billing, Slurm
+from htcebridge.slurm.limits import SlurmLimits, counts_sizes
 from htcebridge.state import resets
 from htcebridge.state.ledger import Entry, Ledger
 from htcebridge.state.memory import Memory, recall
@@ -59,12 +60,25 @@ def observe(config: Config, memory: Memory, near: Near) -> Observation:
     )
     if near.kill_switch.unknown or near.marks.unknown or near.queue.value is None:
         return nothing
-    seen = nothing
+    if near.stop is None and (refused := _refused(config, near.now)):
+        return replace(nothing, refused=refused)
+    # Before the demand: how long a new pilot lives says which jobs it takes.
+    seen = replace(nothing, limits=read_limits(config, memory, near.now))
     if near.stop is None:
-        if refused := _refused(config, near.now):
-            return replace(nothing, refused=refused)
-        seen = _with_tier1(config, seen, memory)
+        seen = _with_holdings(config, _with_tier1(config, seen, memory), memory)
     return _with_accounting(config, seen, memory)
+
+
+def read_limits(config: Config, memory: Memory, now: int) -> dict[str, Source[SlurmLimits]]:
+    """Resource -> Slurm's limits, as far as they are due. Raises ConfigError where Slurm's client is missing."""
+    slurm = Slurm(config.pressure.instance)
+    due = learn.limits_due(config, memory.resources, now)
+    return {name: _read(now, partial(slurm.limits, *billing)) for name, billing in due.items()}
+
+
+def job_lives(config: Config, memory: Memory, read: Mapping[str, Source[SlurmLimits]], now: int) -> dict[str, int]:
+    """Resource -> the longest walltime that a pilot submitted now can promise a job, seconds, by what is known."""
+    return walltimes.job_lives(config, learn.limits_known(config, memory.resources, read), now)
 
 
 def _read(now: int, ask: Callable[[], T | None]) -> Source[T]:
@@ -180,7 +194,7 @@ def _with_tier1(config: Config, seen: Observation, memory: Memory) -> Observatio
     return replace(
         seen,
         collector=Source(now, Collector(view.startds, schedds, view.kinds)),
-        waiting=_read(now, lambda: _waiting(config, view, memory, now)),
+        waiting=_read(now, lambda: _waiting(config, view, memory, job_lives(config, memory, seen.limits, now), now)),
     )
 
 
@@ -189,8 +203,11 @@ def read_collector(config: Config) -> pool.PoolView:
     return pool.read_pool(pool.pool_of(config), config.pressure.instance, config.grant.vo_attribute)
 
 
-def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> Waiting:
-    """What the schedds say, now or a moment ago. Raises UnknownState if all are silent."""
+def _waiting(config: Config, view: pool.PoolView, memory: Memory, lives: Mapping[str, int], now: int) -> Waiting:
+    """What the schedds say, now or a moment ago, matched against pilots of these `job_lives`.
+
+    Raises UnknownState if all are silent.
+    """
     schedds = pool.with_absent(config, view.schedds, now, memory.schedds.known)
     wants_negotiator = config.pressure.demand_source == "negotiator"
     refusal = ghost.refusal([each.version for each in view.negotiators]) if wants_negotiator else ""
@@ -199,7 +216,7 @@ def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> W
     answers = waiting.ask_schedds(config, schedds, memory.schedds, now, window_s)
     if all(answer.error is not None and answer.age_s is None for answer in answers):
         raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
-    ads = slot_ads(config, view, schedds, memory)
+    ads = slot_ads(config, view, schedds, memory, lives)
     groups = waiting.matched(config, ads, answers, now, waiting.standing_ads(config, view.startds, view.kinds))
     says = Negotiator(view.ghosts, ads if asks_negotiator else {}, {}, (refusal,) if refusal else (), asks_negotiator)
     if asks_negotiator:
@@ -210,19 +227,33 @@ def _waiting(config: Config, view: pool.PoolView, memory: Memory, now: int) -> W
     return Waiting(waiting.demand_of(groups, answers), pool.qdates(answers), says, kept)
 
 
-def slot_ads(config: Config, view: pool.PoolView, schedds: Sequence[pool.Schedd], memory: Memory) -> dict[str, str]:
-    """Resource -> the slot of a new pilot, as ClassAd text: as pilots show it now, or showed it. Raises ConfigError."""
+def slot_ads(
+    config: Config, view: pool.PoolView, schedds: Sequence[pool.Schedd], memory: Memory, lives: Mapping[str, int]
+) -> dict[str, str]:
+    """Resource -> the slot of a new pilot of these `job_lives`, as ClassAd text: as pilots show it now, or showed it.
+    Raises ConfigError."""
     shown = Collector(view.startds, frozenset(), view.kinds)
-    return waiting.slot_ads(config, schedds, learn.slots(config, memory.slots, shown))
+    return waiting.slot_ads(config, schedds, learn.slots(config, memory.slots, shown), lives)
 
 
 # --------------------------------------------------------------------------- what memory says is due
 
 
+def _with_holdings(config: Config, seen: Observation, memory: Memory) -> Observation:
+    """What jobs hold that are no pilots of this configuration, where a limit counts more of them than their number."""
+    queue = seen.near.queue.value
+    known = learn.limits_known(config, memory.resources, seen.limits)
+    strange = queue is not None and (queue.others or any(job.resource not in config.resources for job in queue.ours))
+    if not strange or not counts_sizes(each.limits for each in known.values()):
+        return seen
+    slurm, accounts = Slurm(config.pressure.instance), _shared_accounts(memory)
+    return replace(seen, holdings=_read(seen.now, lambda: slurm.held(accounts)))
+
+
 def _with_accounting(config: Config, seen: Observation, memory: Memory) -> Observation:
-    """sacct for those that are gone, Slurm's limits, last words: as much as is due."""
+    """sacct for those that are gone, node-hours, last words: as much as is due."""
     slurm, now = Slurm(config.pressure.instance), seen.now
-    pilots = pilots_of(config, seen)
+    pilots = pilots_of(config, seen, memory.pilots)
     followed = follow.listed(memory.pilots, seen.near.entries, pilots)
     gone = follow.gone(followed, pilots)
     in_doubt = submissions.in_doubt(seen.near.entries, pilots, memory.submissions, now)
@@ -230,10 +261,6 @@ def _with_accounting(config: Config, seen: Observation, memory: Memory) -> Obser
         seen,
         ends=_read(now, lambda: tuple(slurm.ended(gone))) if gone else Source(now, ()),
         words={id_: _read(now, partial(_last_words, config, followed[id_].resource, id_)) for id_ in gone},
-        limits={
-            name: _read(now, partial(slurm.limits, *billing))
-            for name, billing in learn.limits_due(config, memory.resources, now).items()
-        },
         spent={name: _read(now, partial(_spent, config, name)) for name in learn.spent_due(config, memory.resources)},
         submitted={each.key: _read(now, partial(_submitted, config, each)) for each in in_doubt},
     )

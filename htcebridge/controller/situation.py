@@ -9,19 +9,20 @@ from dataclasses import dataclass, replace
 
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.controller import follow, submissions
+from htcebridge.controller import follow, submissions, walltimes
 from htcebridge.controller.observation import Marks, Observation
-from htcebridge.model import Cap, Cut, Limits, Pilot, PilotPhase, Policy, Shape, Situation
+from htcebridge.model import Cap, Cut, Limits, Pilot, PilotPhase, Policy, Situation, Wait
 from htcebridge.pilot import script
 from htcebridge.pilot.exit_codes import FAULTS
 from htcebridge.plan.health import Health, Rules, health
-from htcebridge.slurm.limits import SlurmLimits, room
+from htcebridge.slurm.limits import Live, room
 from htcebridge.slurm.text import OtherJob
-from htcebridge.slurm.waits import chance, in_turn, is_known
+from htcebridge.slurm.tres import Tres
+from htcebridge.slurm.waits import by_maintenance, chance, in_turn, is_known
 from htcebridge.state import ledger
 from htcebridge.state.ledger import Entry
 from htcebridge.state.memory import Disabled, Memory, Pause, Resources, fingerprint
-from htcebridge.units import format_duration, plural
+from htcebridge.units import plural
 
 
 def build(
@@ -39,9 +40,8 @@ def build(
     verdicts = {name: verdict for name, verdict in judged.items() if name in config.resources}
     entries = submissions.with_outcomes(seen.near.entries, memory.submissions)
     marks = seen.near.marks.value or Marks()
-    view = _View(
-        seen.now, memory, entries, marks, pilots, seen.near.queue.value.others if seen.near.queue.value else ()
-    )
+    held = seen.holdings.value if seen.holdings is not None else None
+    view = _View(seen.now, memory, entries, marks, pilots, seen.others, held)
     situation = Situation(
         now=seen.now,
         demand=seen.demand,
@@ -70,7 +70,8 @@ def _alarms(memory: Memory, verdicts: Mapping[str, Health], seen: Observation) -
 
 @dataclass(frozen=True)
 class _View:
-    """What the limits of each resource are made from. `others`: live Slurm jobs that are none of this instance's."""
+    """What the limits of each resource are made from. `others`: live Slurm jobs that are none of this instance's;
+    `held`: what they hold, None where that is not known."""
 
     now: int
     memory: Memory
@@ -78,6 +79,7 @@ class _View:
     marks: Marks
     pilots: Sequence[Pilot]
     others: Sequence[OtherJob]
+    held: Mapping[str, Tres] | None
 
 
 def policy(config: Config) -> Policy:
@@ -91,7 +93,7 @@ def policy(config: Config) -> Policy:
         either_min_age_s=int(pressure.either_min_age.total_seconds()),
         either_only_rejected=pressure.either_only_rejected,
         drain_fill=pressure.drain_fill,
-        vo_cpus={vo.name: vo.max_total_cpus for vo in config.vos if vo.max_total_cpus is not None},
+        vo_cpus={vo.name.lower(): vo.max_total_cpus for vo in config.vos if vo.max_total_cpus is not None},
     )
 
 
@@ -109,39 +111,83 @@ def _with_chances(config: Config, view: _View) -> tuple[Pilot, ...]:
             age_s = view.now - job.submitted if job.submitted is not None else 0
             starts_in_s = job.starts - view.now if job.starts is not None else None
             likely = chance(age_s, starts_in_s, waits.get(job.resource, []), horizon_s)
-        known.append(replace(each, job=job, chance=likely, tail_drained=each.job.id in tail))
+        wait = _wait(replace(each, job=job), view)
+        known.append(replace(each, job=job, wait=wait, chance=likely, tail_drained=each.job.id in tail))
     return in_turn(known, view.now, horizon_s)
+
+
+def _wait(each: Pilot, view: _View) -> Wait:
+    job, read = each.job, view.memory.resources.limits.get(each.job.resource)
+    shortest_s = job.time_min_s if job.time_min_s is not None else job.time_limit_s
+    if read is None or each.phase is not PilotPhase.PENDING or shortest_s is None:
+        return each.wait
+    return by_maintenance(each.wait, job.reason, shortest_s, read.limits.maintenances, view.now)
 
 
 def _limits(config: Config, name: str, view: _View, verdict: Health) -> Limits:
     resource, memory, now = config.resources[name], view.memory.resources, view.now
-    base = script.limits(name, resource)
-    notes = [*verdict.notes, *_unknown_reasons(name, view.pilots)]
     read = memory.limits.get(name)
+    new = walltimes.new_pilot(name, resource, read.limits if read is not None else None, now)
+    notes = [*verdict.notes, *_unknown_reasons(name, view.pilots), *_missing(name, view)]
     caps = [
         *_rate_caps(config, view.entries, now),
         *_memory_caps(name, resource, memory, now),
         *_unsettled(name, view.entries),
-        *(_budget(name, resource, view.pilots, memory.spent[name].node_hours) if name in memory.spent else ()),
+        *(_budget(resource, new.limits, view.pilots, memory.spent[name].node_hours) if name in memory.spent else ()),
         *_clock(resource, memory, name, now),
         *verdict.caps,
     ]
     if name in view.marks.drained:
         caps.append(Cap("", 0, f"it is drained: {view.marks.drained[name]}", kind=Cut.DRAINED))
     if read is not None:
-        caps += room(read.limits, view.pilots, view.others, Shape(resource.cpus, resource.memory, resource.gpus))
-        base, shortened = _within_max_wall(base, read.limits)
-        if base.walltime_s < (base.min_walltime_s or 0) or base.job_life_s <= 0:
-            caps.append(Cap("", 0, f"{shortened}, too short for a pilot", kind=Cut.SLURM_LIMIT))
-        elif shortened:
-            notes.append(shortened)
+        known = [each.limits for each in memory.limits.values()]
+        caps += room(read.limits, _live(config, view), script.asks(resource), known)
+        notes += [f"a limit of Slurm's that is not known here, and cuts nothing: {each}" for each in read.limits.unread]
+    if new.cut:
+        notes.append(new.cut)
+    if new.too_short:
+        caps.append(Cap("", 0, new.cut, kind=Cut.SLURM_LIMIT))
     return replace(
-        base,
+        new.limits,
         max_new_per_cycle=config.pressure.max_new_per_cycle,
         caps=tuple(caps),
         notes=tuple(notes),
         exclude=verdict.exclude,
         preemptions_per_hour=verdict.preemptions_per_hour,
+    )
+
+
+def _live(config: Config, view: _View) -> list[Live]:
+    """The live jobs with what each holds: a pilot what its resource asks for, others what Slurm says."""
+    held = view.held
+    found = [
+        Live(other.user, other.account, other.qos, other.partition, _held(other, held), known=held is not None)
+        for other in view.others
+    ]
+    for each in view.pilots:
+        job, resource = each.job, config.resources.get(each.job.resource)
+        if each.phase is not PilotPhase.ENDED:
+            tres = script.asks(resource) if resource is not None else {"node": 1, **(held or {}).get(job.id, {})}
+            known = resource is not None or held is not None
+            found.append(Live(0, job.account, job.qos, job.partition, tres, known=known, ours=True))
+    return found
+
+
+def _held(other: OtherJob, held: Mapping[str, Tres] | None) -> Tres:
+    return {"node": other.nodes or 1, **(held or {}).get(other.id, {})}
+
+
+def _missing(name: str, view: _View) -> list[str]:
+    lately = view.memory.pilots.seen
+    count = sum(
+        each.job.resource == name
+        and each.phase is PilotPhase.JOINED
+        and each.job.id in lately
+        and lately[each.job.id].missing is not None
+        for each in view.pilots
+    )
+    return (
+        [f"{plural(count, 'joined pilot')} not in the collector now: taken for what they lately were"] if count else []
     )
 
 
@@ -195,17 +241,17 @@ def _unsettled(name: str, entries: Sequence[Entry]) -> list[Cap]:
     ]
 
 
-def _budget(name: str, resource: Resource, pilots: Iterable[Pilot], spent: float) -> list[Cap]:
-    """A pilot is charged for its whole walltime until it has ended."""
+def _budget(resource: Resource, new: Limits, pilots: Iterable[Pilot], spent: float) -> list[Cap]:
+    """A pilot is charged for its whole walltime until it has ended; `new` is one that is submitted now."""
     if resource.max_node_hours is None:
         return []
     promised = sum(
         _promised_s(each, resource)
         for each in pilots
-        if each.job.resource == name and each.phase is not PilotPhase.ENDED
+        if each.job.resource == new.name and each.phase is not PilotPhase.ENDED
     )
     left = resource.max_node_hours - spent - promised / 3600
-    hours = resource.walltime.total_seconds() / 3600
+    hours = max(new.walltime_s, 60) / 3600
     why = f"max_node_hours {resource.max_node_hours:g} ({max(0.0, left):.1f} left, a pilot may take {hours:g})"
     return [Cap("", max(0, int(left // hours)), why, kind=Cut.BUDGET)]
 
@@ -226,20 +272,6 @@ def _clock(resource: Resource, memory: Resources, name: str, now: int) -> list[C
     if now - since < resource.max_hours * 3600:
         return []
     return [Cap("", 0, f"max_hours {resource.max_hours:g} since {_clock_time(since)} are over", kind=Cut.MAX_HOURS)]
-
-
-def _within_max_wall(base: Limits, limits: SlurmLimits) -> tuple[Limits, str]:
-    """Slurm's MaxWall is read, not typed: a longer walltime would pend for ever, or be refused."""
-    if limits.max_wall_s is None or base.walltime_s <= limits.max_wall_s:
-        return base, ""
-    why = (
-        f"walltime {format_duration(base.walltime_s)} cut to {format_duration(limits.max_wall_s)} by "
-        f"{limits.max_wall_of}"
-    )
-    return (
-        replace(base, walltime_s=limits.max_wall_s, job_life_s=limits.max_wall_s - base.overhead_s),
-        why,
-    )
 
 
 def _clock_time(when: int) -> str:

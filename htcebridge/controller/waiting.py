@@ -58,13 +58,21 @@ def _kept(answer: pool.ScheddGroups, now: int) -> LastAnswer:
     return LastAnswer(now, tuple(replace(each, refused=None, rejected=None, autoclusters={}) for each in largest))
 
 
-def slot_ads(config: Config, schedds: Iterable[pool.Schedd], learnt: Mapping[str, Learnt]) -> dict[str, str]:
-    """Resource -> the slot of a pilot that would be started now, as ClassAd text. Raises ConfigError."""
+def slot_ads(
+    config: Config,
+    schedds: Iterable[pool.Schedd],
+    learnt: Mapping[str, Learnt],
+    lives: Mapping[str, int] | None = None,
+) -> dict[str, str]:
+    """Resource -> the slot of a pilot that would be started now, as ClassAd text. `lives`: `walltimes.job_lives`.
+
+    Raises ConfigError.
+    """
     version = version_of(schedds)
     # A manual glidein's startds are in another pool: no job of this one runs there.
     ours = [name for name, resource in config.resources.items() if resource.executor is None]
     known = {name: in_force(config, name, learnt.get(name)) for name in ours}
-    return {name: script.template_ad(config, name, version, known[name]) for name in ours}
+    return {name: script.template_ad(config, name, version, known[name], (lives or {}).get(name)) for name in ours}
 
 
 def in_force(config: Config, name: str, learnt: Learnt | None) -> Mapping[str, str] | None:

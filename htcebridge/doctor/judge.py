@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
+from htcebridge.controller import walltimes
 from htcebridge.doctor.checks import Finding, Problem, Status, finding
-from htcebridge.model import Shape
-from htcebridge.pilot import ghost
+from htcebridge.pilot import ghost, script
 from htcebridge.slurm.limits import SlurmLimits, room
 from htcebridge.tier1.pool import Tagged
 from htcebridge.tier1.tokens import Claims
@@ -135,55 +135,55 @@ def _about(seconds: float) -> str:
     return plural(int(seconds), "second")
 
 
-def slurm(name: str, resource: Resource, limits: SlurmLimits) -> list[Finding]:
-    """A resource against Slurm's accounts, limits and walltimes: three lines."""
+def slurm(name: str, resource: Resource, limits: SlurmLimits, now: int) -> list[Finding]:
+    """A resource against Slurm's accounts, limits and walltimes: three lines. `now` in seconds since the epoch."""
     key = f"[resource.{name}]"
     where = f"partition {resource.partition}, account {resource.account}, QOS {resource.qos}"
     fix = f"correct {key}, or ask the HPC: sacctmgr show assoc user=$USER; scontrol show partition"
     problems = [Problem(Status.FAIL, why, fix) for why in limits.refusals]
     if limits.unknown:
         problems.append(Problem(Status.WARN, limits.unknown, "is slurmdbd up? sacctmgr show qos"))
+    for each in limits.unread:
+        said = f"a limit that is not known here, and cuts nothing: {each}"
+        problems.append(Problem(Status.WARN, said, "look whether it is below max_running, and lower that"))
     charged = ""
     if limits.usage_factor is not None:
         charged = "; not charged" if limits.usage_factor == 0 else f"; charged with factor {limits.usage_factor:g}"
     return [
         finding("slurm", name, where + charged, problems),
-        _walltime(name, resource, limits),
+        _walltime(name, resource, limits, now),
         _room(name, resource, limits),
     ]
 
 
-def _walltime(name: str, resource: Resource, limits: SlurmLimits) -> Finding:
+def _walltime(name: str, resource: Resource, limits: SlurmLimits, now: int) -> Finding:
     asked_s = int(resource.walltime.total_seconds())
     said = f"{format_duration(asked_s)} asked"
-    most_s = limits.max_wall_s
-    if most_s is None:
-        return finding("walltime", name, f"{said}, no limit known")
-    allowed = f"{limits.max_wall_of} is {format_duration(most_s)}"
-    if asked_s <= most_s:
-        return finding("walltime", name, f"{said}; {allowed}")
-    fix = f'set walltime = "{format_duration(most_s)}" in [resource.{name}]'
-    least_s = (resource.min_walltime or resource.margin + resource.boot_time).total_seconds()
-    # The controller cuts a walltime that is too long, unless nothing useful is left (situation._within_max_wall).
-    too_short = most_s < least_s or most_s <= (resource.margin + resource.boot_time).total_seconds()
-    wrong = f"{said} and {allowed}: " + ("no pilot can start" if too_short else "pilots are cut to that")
-    return Finding("walltime", name, Status.FAIL if too_short else Status.WARN, wrong, fix)
+    lasting = replace(limits, maintenances=())
+    pilot, passing = (walltimes.new_pilot(name, resource, each, now) for each in (lasting, limits))
+    most = format_duration(limits.max_wall_s) if limits.max_wall_s is not None else ""
+    if pilot.cut:
+        fix = f'set walltime = "{most}" in [resource.{name}]'
+        what = "no pilot can start" if pilot.too_short else "pilots are cut to that"
+        status = Status.FAIL if pilot.too_short else Status.WARN
+        return Finding("walltime", name, status, f"{said} and {limits.max_wall_of} is {most}: {what}", fix)
+    allowed = f"{said}; {limits.max_wall_of} is {most}" if most else f"{said}, no limit known"
+    if passing.cut:
+        fix = "nothing to do: it passes; scontrol show reservation"
+        return Finding("walltime", name, Status.WARN, f"{allowed}; {passing.cut}", fix)
+    return finding("walltime", name, allowed)
 
 
 def _room(name: str, resource: Resource, limits: SlurmLimits) -> Finding:
     """What Slurm would let run at a time, with nothing there, against what the configuration wants."""
-    caps = [
-        cap
-        for cap in room(limits, (), (), Shape(resource.cpus, resource.memory, resource.gpus))
-        if cap.why not in limits.refusals
-    ]
+    caps = [cap for cap in room(limits, (), script.asks(resource)) if cap.why not in limits.refusals]
     said = f"max_running {resource.max_running}"
-    tight = min(caps, key=lambda cap: cap.room, default=None)
+    tight = min(caps, key=lambda cap: cap.pilots, default=None)
     fix = f"correct [resource.{name}], or ask the HPC to raise it"
-    if tight is not None and tight.room == 0:
+    if tight is not None and tight.pilots == 0:
         return Finding("limits", name, Status.FAIL, f"no pilot would fit: {tight.why}", fix)
-    if tight is not None and tight.room < resource.max_running:
-        return finding("limits", name, f"{said}, and Slurm takes {plural(tight.room, 'pilot')}: {tight.why}")
+    if tight is not None and tight.pilots < resource.max_running:
+        return finding("limits", name, f"{said}, and Slurm takes {plural(tight.pilots, 'pilot')}: {tight.why}")
     return finding("limits", name, f"{said}; no limit of Slurm's is below it")
 
 

@@ -64,7 +64,7 @@ def _limits(config: Config, slurm: Slurm, name: str) -> list[Finding]:
         if isinstance(error, ConfigError):
             fix = "put Slurm's commands on PATH, or run this on the edge node"
         return [Finding("slurm", name, Status.FAIL, str(error), fix)]
-    return judge.slurm(name, resource, limits)
+    return judge.slurm(name, resource, limits, int(time.time()))
 
 
 def _would_take(config: Config, slurm: Slurm, name: str) -> Finding:

@@ -152,7 +152,7 @@ def _limits(situation: Situation, plan: Plan) -> Iterator[Sample]:
     for name, limits in situation.limits.items():
         yield table.MAX_RUNNING.of(name, value=limits.max_running)
         yield table.QUARANTINED.of(name, value=len(limits.exclude))
-        full = {cap.kind for cap in limits.caps if cap.room <= 0}
+        full = {cap.kind for cap in limits.caps if not cap.pilots}
         for cut in _BLOCKS:
             yield table.BLOCKED.of(name, _word(cut), value=cut in full)
         decided = plan.resources.get(name)

@@ -21,6 +21,7 @@ from htcebridge.pilot import checks as pilot_checks
 from htcebridge.pilot import siteconf
 from htcebridge.pilot.exit_codes import OF_CHECKS, PilotExit
 from htcebridge.slurm.text import format_minutes
+from htcebridge.slurm.tres import Tres
 from htcebridge.templates import OWN, classad_string, render, stray_blocks
 from htcebridge.tier1 import slots
 from htcebridge.tier1.fit import walltime_expression
@@ -81,6 +82,19 @@ def node_shape(resource: Resource) -> Shape:
     )
 
 
+def asks(resource: Resource) -> Tres:
+    """What a pilot asks of Slurm, under Slurm's names. GPUs have a type only where `gres` names one."""
+    split = [gres.split(":") for gres in resource.gres]
+    types = [rest[0] for name, *rest in split if name == "gpu" and rest and not rest[0].isdigit()]
+    return {
+        "cpu": resource.cpus,
+        "node": 1,
+        "mem": resource.memory,
+        "gres/gpu": resource.gpus,
+        **{f"gres/gpu:{type_}": resource.gpus for type_ in types},
+    }
+
+
 def start_expression(config: Config, resource: Resource) -> str:
     """The startd's START: the grant, the time that is left, the kind of job. A ClassAd expression."""
     grant = config.grant
@@ -118,16 +132,23 @@ def job_wall_expression(config: Config, resource: Resource) -> str:
     return walltime_expression(config.demand.walltime, int(resource.default_walltime.total_seconds()))
 
 
-def template_ad(config: Config, name: str, condor_version: str, learnt: Mapping[str, str] | None = None) -> str:
+def template_ad(
+    config: Config,
+    name: str,
+    condor_version: str,
+    learnt: Mapping[str, str] | None = None,
+    job_life_s: int | None = None,
+) -> str:
     """The partitionable slot that a fresh pilot of a resource would advertise, as ClassAd text.
 
     `learnt` is such a slot as pilots with this configuration have shown it (`tier1.slots.lasting`). Without one it
     is as shipped, of an HTCondor like `condor_version` (the CondorVersion of the schedds), about which condor_submit
-    25.14 writes a question into every job's Requirements.
+    25.14 writes a question into every job's Requirements. `job_life_s`: what it can promise a job, where Slurm or a
+    maintenance leave less than its configured walltime does.
     """
     resource = config.resources[name]
     shape = node_shape(resource)
-    life = int(resource.longest_job.total_seconds())
+    life = int(resource.longest_job.total_seconds()) if job_life_s is None else job_life_s
     values: dict[str, object] = {
         **({} if learnt else _unseen(resource, condor_version)),
         **identity(config, name),

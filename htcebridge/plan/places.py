@@ -142,9 +142,10 @@ def _may_open(
     cpus = Counter[str]()
     for pilot in situation.pilots:
         if pilot.startd:
-            cpus.update(pilot.startd.busy_by_vo)
+            for vo, busy in pilot.startd.busy_by_vo.items():
+                cpus[vo.lower()] += busy
     for each in placed:
-        cpus[each.group.vo] += each.jobs * each.group.shape.cpus
+        cpus[each.group.vo.lower()] += each.jobs * each.group.shape.cpus
     may: list[Group] = []
     left: list[Left] = []
     for group in groups:
@@ -152,15 +153,16 @@ def _may_open(
         if why:
             left.append(Left(group.idle, dict.fromkeys(group.resources, why)))
             continue
-        allowed, cap = group.idle, policy.vo_cpus.get(group.vo)
+        vo = group.vo.lower()
+        allowed, cap = group.idle, policy.vo_cpus.get(vo)
         if cap is not None:
-            allowed = min(group.idle, max(0, cap - cpus[group.vo]) // max(1, group.shape.cpus))
+            allowed = min(group.idle, max(0, cap - cpus[vo]) // max(1, group.shape.cpus))
         if allowed < group.idle:
-            why = f"of {group.vo} open no node: it has {cpus[group.vo]} of max_total_cpus {cap}"
+            why = f"of {group.vo} open no node: it has {cpus[vo]} of max_total_cpus {cap}"
             left.append(Left(group.idle - allowed, dict.fromkeys(group.resources, why)))
         if allowed:
             may.append(replace(group, idle=allowed))
-            cpus[group.vo] += allowed * group.shape.cpus
+            cpus[vo] += allowed * group.shape.cpus
     return may, left
 
 

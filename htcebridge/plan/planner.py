@@ -147,6 +147,7 @@ def _on_demand(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resour
     decision = replace(_counted(case.pilots, coming + wanted, reasons), lower_bound=fewest, cuts=cuts)
     if submit:
         decision = _with_walltime(replace(decision, submit=submit, exclude=limit.exclude), worth, limit)
+        decision = _making_way(decision, case)
     decision = _cancel(decision, case, _empty(case), case.situation.demand.complete, streaks)
     return _with_drains(decision, case, quiet=not (coming or case.opened), streaks=streaks)
 
@@ -183,6 +184,7 @@ def _constant(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resourc
             time_min_s=limit.min_walltime_s,
             exclude=limit.exclude,
         )
+        decision = _making_way(decision, case)
     return _cancel(decision, case, _with_those_over_the_cap([], case), True, streaks)
 
 
@@ -233,33 +235,36 @@ _MEANS = {
     Wait.BUDGET: "the budget is spent: cancelled",
     Wait.NEVER: "Slurm will never start it: cancelled",
     Wait.OUTAGE: "nodes or partition are not available: nothing more is submitted meanwhile",
+    Wait.MAINTENANCE: "a maintenance begins before it would end: shorter ones are submitted",
     Wait.HELD: "somebody holds it: nothing more is submitted until it is released",
 }
 
 
 def _room(pilots: Sequence[Pilot], limit: Limits) -> int:
     """How many pilots may be added, shared caps not yet divided."""
-    return max(0, min(cap.room for cap in _caps(pilots, limit)))
+    return min(cap.pilots for cap in _caps(pilots, limit))
 
 
 def _caps(pilots: Sequence[Pilot], limit: Limits) -> list[Cap]:
     """Every limit on how many may be submitted now."""
     alive = _alive(pilots)
     pending = [pilot for pilot in pilots if pilot.phase is PilotPhase.PENDING]
-    stuck = sorted({pilot.job.reason for pilot in pending if pilot.wait is not Wait.NORMAL})
+    # Those that a maintenance keeps waiting make way for shorter ones (`_making_way`).
+    lasting = [pilot for pilot in pending if pilot.wait is not Wait.MAINTENANCE]
+    stuck = sorted({pilot.job.reason for pilot in lasting if pilot.wait is not Wait.NORMAL})
     caps = [
         Cap("", limit.max_running - alive, f"max_running {limit.max_running} ({alive} there)", kind=Cut.MAX_RUNNING),
         Cap(
             "",
-            limit.max_pending - len(pending),
-            f"max_pending {limit.max_pending} ({len(pending)} there)",
+            limit.max_pending - len(lasting),
+            f"max_pending {limit.max_pending} ({len(lasting)} there)",
             kind=Cut.MAX_PENDING,
         ),
         Cap("", limit.max_new_per_cycle, f"max_new_per_cycle {limit.max_new_per_cycle}", kind=Cut.PER_CYCLE),
         *limit.caps,
     ]
     booting = sum(pilot.phase is PilotPhase.BOOTING for pilot in pilots)
-    caps = [replace(cap, room=cap.room - len(pending) - booting) if cap.in_flight else cap for cap in caps]
+    caps = [replace(cap, room=cap.room - len(lasting) - booting) if cap.in_flight else cap for cap in caps]
     if stuck:
         caps.append(Cap("", 0, f"pending pilots that wait for {', '.join(stuck)}", kind=Cut.STUCK))
     return caps
@@ -270,13 +275,13 @@ def _cut(wanted: int, case: _Case, shared: dict[str, int], reasons: list[str]) -
     are used up."""
     cuts: dict[Cut, int] = {}
     for cap in _caps(case.pilots, case.limit):
-        room = max(0, min(cap.room, shared[cap.key]) if cap.key else cap.room)
+        room = replace(cap, room=min(cap.room, shared[cap.key])).pilots if cap.key else cap.pilots
         if wanted > room:
             reasons.append(f"cut from {wanted} to {room} by {cap.why}")
             cuts[cap.kind] = cuts.get(cap.kind, 0) + wanted - room
             wanted = room
-    for key in {cap.key for cap in case.limit.caps if cap.key}:
-        shared[key] -= wanted
+    for key, each in {cap.key: cap.each for cap in case.limit.caps if cap.key}.items():
+        shared[key] -= wanted * each
     return wanted, cuts
 
 
@@ -291,6 +296,16 @@ def _with_walltime(decision: ResourcePlan, opened: Sequence[Bin], limit: Limits)
     if limit.min_walltime_s is not None:
         least = min(limit.walltime_s, max(limit.min_walltime_s, longest + limit.overhead_s + _SLACK_S))
     return replace(decision, walltime_s=limit.walltime_s, time_min_s=least)
+
+
+def _making_way(decision: ResourcePlan, case: _Case) -> ResourcePlan:
+    """Cancel pending pilots that a maintenance keeps waiting, as far as new, shorter ones need their places."""
+    late = [pilot.job.id for pilot in case.pending if pilot.wait is Wait.MAINTENANCE]
+    cancel = tuple(late[: max(0, len(case.pending) + decision.submit - case.limit.max_pending)])
+    if not cancel:
+        return decision
+    note = f"{plural(len(cancel), 'pending pilot')} too long for the time before a maintenance: cancelled for new ones"
+    return replace(decision, cancel=cancel, reasons=(*decision.reasons, note))
 
 
 def _empty(case: _Case) -> list[Pilot]:
@@ -310,7 +325,8 @@ def _with_those_over_the_cap(empty: Sequence[Pilot], case: _Case) -> list[Pilot]
 
 
 def _newest_first(case: _Case) -> list[Pilot]:
-    return sorted(case.pending, key=age, reverse=True)
+    """And those that a maintenance keeps waiting before all others."""
+    return sorted(case.pending, key=lambda pilot: (pilot.wait is Wait.MAINTENANCE, age(pilot)), reverse=True)
 
 
 def _cancel(
@@ -322,7 +338,7 @@ def _cancel(
     streaks.surplus.update({pilot: count for pilot, count in cycles.items() if count})
     hopeless = [pilot for pilot in case.pending if pilot.wait in (Wait.NEVER, Wait.BUDGET)]
     if hopeless:
-        return replace(decision, cancel=tuple(pilot.job.id for pilot in hopeless))
+        return replace(decision, cancel=(*decision.cancel, *(pilot.job.id for pilot in hopeless)))
     if not empty:
         return decision
     cancel: tuple[str, ...] = ()
@@ -337,7 +353,7 @@ def _cancel(
         said += (
             f": {len(cancel)} for {most} cycles, cancelled" if cancel else f" for {longest} of surplus_cycles {most}"
         )
-    return replace(decision, cancel=cancel, reasons=(*decision.reasons, said))
+    return replace(decision, cancel=(*decision.cancel, *cancel), reasons=(*decision.reasons, said))
 
 
 def _with_drains(decision: ResourcePlan, case: _Case, quiet: bool, streaks: _Streaks) -> ResourcePlan:

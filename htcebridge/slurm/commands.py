@@ -31,6 +31,7 @@ from htcebridge.slurm.levels import (
     partition_limits,
 )
 from htcebridge.slurm.limits import SlurmLimits
+from htcebridge.slurm.reservations import Maintenance, parse_maintenances
 from htcebridge.slurm.states import Stage, stage_of
 from htcebridge.slurm.text import (
     ENDED_FIELDS,
@@ -48,6 +49,7 @@ from htcebridge.slurm.text import (
     parse_sbatch,
     parse_submitted,
 )
+from htcebridge.slurm.tres import HELD_FORMAT, Tres, parse_held
 
 SACCT_FIELDS = "ElapsedRaw,AllocNodes,State,JobName,Account,Partition,QOS,Comment"
 _SACCT_FIELDS = SACCT_FIELDS.count(",") + 1
@@ -55,7 +57,7 @@ _SACCT_FIELDS = SACCT_FIELDS.count(",") + 1
 _IDS_AT_ONCE = 5000
 _MAX_ACCOUNT_DEPTH = 20
 _DAY_S = 86400
-_ALIVE = (Stage.PENDING, Stage.HELD, Stage.RUNNING, Stage.LEAVING)
+_ALIVE = (Stage.PENDING, Stage.HELD, Stage.BOOTING, Stage.RUNNING, Stage.LEAVING)
 _FILTERS_TASKS = (24, 5)
 
 
@@ -112,9 +114,12 @@ class Slurm:
 
     def queue(self, accounts: Sequence[str] = ()) -> Queue:
         """What Slurm lists of this user, or of everybody in these accounts. Raises UnknownState, ConfigError."""
-        whose = [f"--account={','.join(accounts)}"] if accounts else ["--me"]
-        output = self._run(["squeue", *whose, "-r", "-t", "all", "-o", QUEUE_FORMAT])
+        output = self._run(["squeue", *_whose(accounts), "-r", "-t", "all", "-o", QUEUE_FORMAT])
         return parse_queue(output, self.instance, os.getuid())
+
+    def held(self, accounts: Sequence[str] = ()) -> dict[str, Tres]:
+        """What each job that `queue` lists holds, or asks for, by job id. Raises UnknownState, ConfigError."""
+        return parse_held(self._run(["squeue", *_whose(accounts), "-r", "-t", "all", "-O", HELD_FORMAT]))
 
     def ended(self, ids: Iterable[str]) -> list[Ended]:
         """The ends of these jobs and array tasks that slurmdbd knows by now. Raises UnknownState, ConfigError.
@@ -144,20 +149,24 @@ class Slurm:
         return [job for job in parse_submitted(output, self.instance) if job.submitted >= since]
 
     def limits(self, account: str, partition: str, qos: str) -> SlurmLimits:
-        """What Slurm allows this user there; five short calls. Raises UnknownState if slurmctld does not answer.
+        """What Slurm allows this user there; six short calls. Raises UnknownState if slurmctld does not answer.
 
         Without slurmdbd, or without a right to read it, `unknown` says why and only the partition's limits are known.
         """
         asked = Asked(os.getuid(), account, partition, qos)
         settings = parse_settings(self._run(["scontrol", "show", "config"]))
         found = self._partition(partition)
+        maintenances, why = self._maintenances(found)
         try:
             qos_rows = self._sacctmgr(["qos"], QOS_FIELDS)
             own = self._associations(settings, f"user={_user_name()}")
             above = self._accounts_above(settings, account)
         except (BridgeError, KeyError) as error:
-            return replace(partition_limits(asked, found), unknown=f"Slurm's accounting limits are not known: {error}")
-        return limits_of(asked, settings, found, {row["Name"]: row for row in qos_rows}, own, above)
+            known = partition_limits(asked, found)
+            known = replace(known, unknown=f"Slurm's accounting limits are not known: {error}")
+        else:
+            known = limits_of(asked, settings, found, {row["Name"]: row for row in qos_rows}, own, above)
+        return replace(known, maintenances=maintenances, unread=(*known.unread, *why))
 
     def submit(self, submission: Submission, lock: IO[str] | None = None) -> str:
         """Submit one array; returns its job id. Raises SlurmRefused, OutcomeUnknown, UnknownState, ConfigError.
@@ -262,6 +271,14 @@ class Slurm:
                 return None
             raise
 
+    def _maintenances(self, partition: Row | None) -> tuple[tuple[Maintenance, ...], tuple[str, ...]]:
+        """Those of a partition, and why they are not known where that is so."""
+        try:
+            output = self._run(["scontrol", "show", "reservation", "-o"])
+            return parse_maintenances(output, partition or {}), ()
+        except UnknownState as error:
+            return (), (f"maintenance reservations: {error}",)
+
     def _sacctmgr(self, what: Sequence[str], fields: str) -> list[Row]:
         return parse_rows(self._run(["sacctmgr", "-n", "-P", "show", *what, f"format={fields}"]), fields)
 
@@ -306,6 +323,10 @@ class Slurm:
         if done.returncode != 0:
             raise _failure(command, done.returncode, done.stderr or done.stdout)
         return done.stdout
+
+
+def _whose(accounts: Sequence[str]) -> list[str]:
+    return [f"--account={','.join(accounts)}"] if accounts else ["--me"]
 
 
 # Who answers these commands, and how to see whether it lives.

@@ -15,6 +15,7 @@ from typing import Any
 from htcebridge.errors import UnknownState
 from htcebridge.slurm.limits import Bound, Size, SlurmLimits, Unit
 from htcebridge.slurm.text import parse_time_limit
+from htcebridge.slurm.tres import Tres, parse_tres
 
 QOS_FIELDS = (
     "Name,MaxWall,MaxJobsPU,MaxSubmitPU,MaxJobsPA,MaxSubmitPA,GrpJobs,GrpSubmit,GrpTRES,MaxTRES,MaxTRESPU,MaxTRESPA,"
@@ -22,6 +23,8 @@ QOS_FIELDS = (
 )
 ASSOC_FIELDS = "Account,User,Partition,ParentName,QOS,MaxWall,MaxJobs,MaxSubmit,MaxTRES,GrpJobs,GrpSubmit,GrpTRES"
 Row = Mapping[str, str]
+_COUNTS = ("MaxJobsPU", "MaxSubmitPU", "MaxJobsPA", "MaxSubmitPA", "GrpJobs", "GrpSubmit", "MaxJobs", "MaxSubmit")
+_TRES_FIELDS = ("GrpTRES", "MaxTRES", "MaxTRESPU", "MaxTRESPA", "MinTRES")
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ def limits_of(
     elif "qos" in enforced and mine is not None and asked.qos not in mine["QOS"].split(","):
         refusals.append(f"account {asked.account} does not allow QOS {asked.qos}")
     qos = qos_table.get(asked.qos)
-    factor = float(qos["UsageFactor"]) if qos and qos["UsageFactor"] else None
     grace = qos["GraceTime"] if qos and settings.preempt_by_qos else (partition or {}).get("GraceTime", "")
+    factor = _factor(qos["UsageFactor"]) if qos else None
     found = replace(found, refusals=tuple(refusals), usage_factor=factor, grace_s=_seconds(grace))
     if "limits" not in enforced:
         return found
@@ -76,6 +79,7 @@ def limits_of(
         _with_max_wall(found, levels),
         bounds=bounds,
         sizes=tuple(_sizes(levels)),
+        unread=(*found.unread, *_unread(levels)),
         watch=tuple(sorted({row["Account"] for row in own})) if whole_account else (),
     )
 
@@ -93,12 +97,14 @@ def partition_limits(asked: Asked, partition: Row | None) -> SlurmLimits:
         allowed, denied = _names(partition.get(f"Allow{what}", "ALL")), _names(partition.get(f"Deny{what}", ""))
         if ("all" not in allowed and value.lower() not in allowed) or value.lower() in denied:
             refusals.append(f"{name} does not allow {'account' if what == 'Accounts' else 'QOS'} {value}")
-    wall = parse_time_limit(partition.get("MaxTime", ""))
+    limit = partition.get("MaxTime", "UNLIMITED")
+    wall = parse_time_limit(limit)
     return SlurmLimits(
         asked.user,
         refusals=tuple(refusals),
         max_wall_s=wall,
         max_wall_of=f"MaxTime of {name}" if wall is not None else "",
+        unread=() if wall is not None or limit == "UNLIMITED" else (f"MaxTime {limit[:60]!r} of {name}",),
     )
 
 
@@ -117,12 +123,13 @@ class _Level:
 
     def tres_bounds(self, name: str, **scope: Any) -> Iterator[Bound]:
         """The limit `name` that counts trackable resources, for those that bound how many pilots there may be."""
-        for tres, amount in parse_tres(self.row[name]).items():
-            if tres in _TRES_UNITS:
-                yield replace(self.scope, name=f"{name} {tres}", unit=_TRES_UNITS[tres], most=int(amount), **scope)
+        for tres, amount in _readable(self.row[name]).items():
+            kind, _, gpu_type = tres.partition(":")
+            found = replace(self.scope, name=f"{name} {tres}", unit=_TRES_UNITS[kind], most=int(amount), **scope)
+            yield replace(found, gpu_type=gpu_type)
 
 
-_TRES_UNITS = {"cpu": Unit.CPUS, "node": Unit.NODES}
+_TRES_UNITS = {"cpu": Unit.CPUS, "node": Unit.NODES, "mem": Unit.MEMORY, "gres/gpu": Unit.GPUS}
 # An association's limit holds only where no QOS has one of these.
 _SHADOWED_BY = {"MaxJobs": {"MaxJobsPU", "MaxJobsPA"}, "MaxSubmit": {"MaxSubmitPU", "MaxSubmitPA"}}
 
@@ -143,11 +150,13 @@ def _levels(
     over = bool(of_job) and "overpartqos" in _names(of_job[0].row["Flags"])
     yield from (of_job + of_partition) if over else (of_partition + of_job)
     for row in ([mine] if mine else []) + list(above):
-        holder = (
-            f"this user's association with account {row['Account']}" if row["User"] else f"account {row['Account']}"
-        )
+        holder = f"account {row['Account']}"
+        if row["User"]:
+            holder = f"this user's association with {holder}"
+        where = row["Partition"]
+        holder += f" in partition {where}" if where else ""
         scope = Bound("", holder, Unit.SUBMITTED, 0, own=bool(row["User"]), account=asked.account.lower())
-        yield _Level(row, scope, is_qos=False)
+        yield _Level(row, replace(scope, partition=where), is_qos=False)
 
 
 def _bounds(asked: Asked, levels: Sequence[_Level]) -> Iterator[Bound]:
@@ -191,12 +200,40 @@ def _sizes(levels: Sequence[_Level]) -> Iterator[Size]:
     for level in levels:
         if not level.is_qos and not level.row["User"]:
             continue
-        for tres, amount in parse_tres(level.row["MaxTRES"]).items():
+        for tres, amount in _readable(level.row["MaxTRES"]).items():
             if tres not in taken:
                 taken.add(tres)
                 yield Size("MaxTRES", level.scope.holder, tres, amount)
-        for tres, amount in parse_tres(level.row.get("MinTRES", "")).items():
+        for tres, amount in _readable(level.row.get("MinTRES", "")).items():
             yield Size("MinTRES", level.scope.holder, tres, amount, least=True)
+
+
+def _readable(text: str) -> Tres:
+    """The limits in this text that can be counted here. `_unread` names the others."""
+    found: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        try:
+            (tres, amount), *_ = parse_tres(part).items()
+        except UnknownState:
+            continue
+        if tres.partition(":")[0] in _TRES_UNITS:
+            found[tres] = amount
+    return found
+
+
+def _unread(levels: Sequence[_Level]) -> Iterator[str]:
+    """The limits that cannot be read, or not be counted."""
+    for level in levels:
+        row, of = level.row, f"of {level.scope.holder}"
+        for name in _COUNTS:
+            if (value := row.get(name, "")) and not value.isdecimal():
+                yield f"{name} {value[:60]!r} {of}"
+        for name in _TRES_FIELDS:
+            for part in filter(None, row.get(name, "").split(",")):
+                if not _readable(part):
+                    yield f"{name} {part[:60]!r} {of}"
+        if row["MaxWall"] and _seconds(row["MaxWall"]) is None:
+            yield f"MaxWall {row['MaxWall'][:60]!r} {of}"
 
 
 def _with_max_wall(found: SlurmLimits, levels: Sequence[_Level]) -> SlurmLimits:
@@ -248,19 +285,6 @@ def parse_rows(output: str, fields: str) -> list[Row]:
     return rows
 
 
-def parse_tres(text: str) -> dict[str, float]:
-    """ "cpu=100,mem=2T,gres/gpu=4" -> amounts, memory in MiB. Raises UnknownState."""
-    found = {}
-    for part in filter(None, text.split(",")):
-        match = re.fullmatch(r"([\w/:.-]+)=(\d+(?:\.\d+)?)([KMGTP]?)", part)
-        if not match:
-            raise UnknownState(f"sacctmgr printed a TRES that is none: {part[:60]!r}")
-        tres, amount, suffix = match.groups()
-        in_mb = {"K": 2**-10, "": 1, "M": 1, "G": 2**10, "T": 2**20, "P": 2**30}[suffix] if tres == "mem" else 1
-        found[tres] = float(amount) * in_mb
-    return found
-
-
 def _names(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.lower().split(",")))
 
@@ -268,3 +292,10 @@ def _names(text: str) -> frozenset[str]:
 def _seconds(text: str) -> int | None:
     """A time of sacctmgr's or scontrol's: [days-]HH:MM:SS, plain seconds; None for none and UNLIMITED."""
     return int(text) if text.isdecimal() else parse_time_limit(text)
+
+
+def _factor(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

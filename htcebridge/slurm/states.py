@@ -15,6 +15,8 @@ class Stage(StrEnum):
     PENDING = "pending"
     HELD = "held"
     """Pending, and somebody has to release it."""
+    BOOTING = "booting"
+    """It has a node, which is made ready for it."""
     RUNNING = "running"
     LEAVING = "leaving"
     """It has a node, and does not work there now."""
@@ -45,16 +47,16 @@ class State:
 
 STATES = {
     "PENDING": State(Stage.PENDING),
-    "CONFIGURING": State(Stage.PENDING),
     "REQUEUED": State(Stage.PENDING),
     "REQUEUE_FED": State(Stage.PENDING),
     "REQUEUE_HOLD": State(Stage.HELD),
     "RESV_DEL_HOLD": State(Stage.HELD),
     "SPECIAL_EXIT": State(Stage.HELD),
+    "CONFIGURING": State(Stage.BOOTING),
+    "POWER_UP_NODE": State(Stage.BOOTING),
     "RUNNING": State(Stage.RUNNING),
     "EXPEDITING": State(Stage.RUNNING),
     "COMPLETING": State(Stage.LEAVING),
-    "POWER_UP_NODE": State(Stage.LEAVING),
     "RESIZING": State(Stage.LEAVING),
     "SIGNALING": State(Stage.LEAVING),
     "STAGE_OUT": State(Stage.LEAVING),

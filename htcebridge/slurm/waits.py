@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from htcebridge.model import Pilot, PilotPhase, Wait
+from htcebridge.slurm.reservations import Maintenance
 from htcebridge.slurm.states import Stage, stage_of
 
 _NORMAL = frozenset(
@@ -101,6 +102,19 @@ def wait_of(reason: str, state: str) -> Wait:
     if state != "PENDING":
         return Wait.NORMAL
     return _known(reason) or Wait.NORMAL
+
+
+def by_maintenance(wait: Wait, reason: str, shortest_s: int, maintenances: Iterable[Maintenance], now: int) -> Wait:
+    """What a pending pilot's wait is where maintenances are known; `shortest_s` is the least that Slurm may give it.
+
+    One that would run into a maintenance of all nodes starts after it. Of some nodes, it starts on the others.
+    """
+    if wait is not Wait.NORMAL and not (wait is Wait.OUTAGE and reason.startswith("ReqNodeNotAvail")):
+        return wait
+    in_the_way = [each for each in maintenances if each.begins < now + shortest_s and now < each.ends]
+    if any(each.whole for each in in_the_way):
+        return Wait.MAINTENANCE
+    return Wait.NORMAL if in_the_way and "maintenance" in reason else wait
 
 
 def is_known(reason: str) -> bool:

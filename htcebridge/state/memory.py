@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from htcebridge import logs
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.model import EndedPilot, Streaks, Track
+from htcebridge.model import EndedPilot, Startd, Streaks, Track
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.state import flat
 from htcebridge.tier1.pool import JobGroup
@@ -31,7 +31,8 @@ class Seen:
     """A pilot that Slurm still lists or lately did, and what was seen of it. Times in seconds since the epoch.
 
     `worked`: it had a job in some cycle. `starved`: cycles in which it had none although jobs waited that fit.
-    `absent`: listings in a row in which it was missing.
+    `absent`: listings in a row in which it was missing. `startd`: its ad when the collector last showed it; `missing`:
+    since when it has not, though it had.
     """
 
     resource: str
@@ -48,6 +49,8 @@ class Seen:
     """VO -> cores that its jobs held when it was last seen in the pool."""
     executor: bool = False
     """A manual glidein: it looks at no mark."""
+    startd: Startd | None = None
+    missing: int | None = None
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,10 @@ class World:
             waiting=Source(seen.now, Waiting(self.demand, {})),
         )
 
-    def queue(self, *rows: str) -> None:
-        self._fake("squeue", stdout="".join(f"{row}|;\n" for row in (QUEUE_HEADER, *rows)))
+    def queue(self, *rows: str, held: str = "") -> None:
+        """What squeue lists; `held` is what it says to `Slurm.held`."""
+        answer = f"case \"$*\" in *tres-alloc*) printf '%s' '{held}'; exit;; esac"
+        self._fake("squeue", stdout="".join(f"{row}|;\n" for row in (QUEUE_HEADER, *rows)), first=answer)
 
     def sbatch(self, stdout: str = "4711\n", **changes: object) -> None:
         self._fake("sbatch", stdout=stdout, **changes)

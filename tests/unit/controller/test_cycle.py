@@ -21,11 +21,14 @@ from htcebridge.model import (
     Outcome,
     Streaks,
 )
+from htcebridge.slurm.limits import Bound, SlurmLimits, Unit
+from htcebridge.slurm.tres import HELD_HEADER
 from htcebridge.state import resets
 from htcebridge.state.ledger import Ledger
 from htcebridge.state.memory import (
     Memory,
     Pilots,
+    ReadLimits,
     Records,
     Resources,
     Schedds,
@@ -37,6 +40,8 @@ from htcebridge.state.memory import (
 from tests.unit.controller.made import (
     ACCOUNT,
     NOW,
+    PARTITION,
+    QOS,
     World,
     group,
     once,
@@ -67,6 +72,33 @@ def test_a_cycle_asks_slurm_once_and_submits_once_for_each_resource(two: Config,
         2,
     ]
     assert world.asked("sacct") == world.asked("scancel") == ""
+
+
+CORES = Bound("MaxTRESPU cpu", "QOS qos_lowprio", Unit.CPUS, 300, own=True, qos="qos_lowprio")
+
+
+@pytest.mark.parametrize(
+    ("held", "submitted", "why"),
+    [
+        (f"{HELD_HEADER}\n9|cpu=70,mem=1G,node=1\n", "--array=1-2\n", "(70 there, 70 of them others')"),
+        (f"{HELD_HEADER}\n", "--array=1-2\n", "(0 there)"),
+        ("", "", "(0 there, and what 1 other job hold is not known)"),
+    ],
+)  # fmt: skip
+def test_what_others_hold_is_asked_where_a_limit_counts_it(
+    config: Config, world: World, held: str, submitted: str, why: str
+) -> None:
+    read = ReadLimits(SlurmLimits(user=os.getuid(), bounds=(CORES,)), (ACCOUNT, PARTITION, QOS), int(time.time()))
+    config.pressure.state_dir.path.mkdir(parents=True)
+    remember(config, Memory(resources=Resources(limits={"dcgp": read})))
+    world.demand = waiting(group(idle=14 * 5))
+    world.queue(row("9", "RUNNING", comment="theirs"), held=held)
+    result = once(config)
+    assert (submitted or "no") in (world.asked("sbatch") or "no")
+    assert any(why in reason for reason in result.plan.resources["dcgp"].reasons), result.plan
+    world.queue(held="")
+    once(config)
+    assert world.asked("squeue").count("tres-alloc") == 1, "nobody else is there"
 
 
 def test_what_sbatch_says_is_one_resources_business(two: Config, world: World) -> None:

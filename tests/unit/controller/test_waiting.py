@@ -9,11 +9,14 @@ import pytest
 from htcebridge.config.tables import Config
 from htcebridge.controller import waiting
 from htcebridge.controller.decide import silent_schedds
-from htcebridge.controller.pilots import join
-from htcebridge.model import Demand, Group, PilotPhase, ScheddAnswer, Shape, SlurmJob, Startd, Wait
+from htcebridge.controller.follow import follow
+from htcebridge.controller.observation import Collector, Near, Observation, Source
+from htcebridge.controller.pilots import join, pilots_of
+from htcebridge.model import Demand, Group, Pilot, PilotPhase, ScheddAnswer, Shape, SlurmJob, Startd, Wait
 from htcebridge.pilot import script
 from htcebridge.plan.opening import open_nodes
-from htcebridge.state.memory import LastAnswer, Schedds
+from htcebridge.slurm.text import Queue
+from htcebridge.state.memory import LastAnswer, Pilots, Schedds
 from htcebridge.tier1 import pool
 
 NOW = 1_800_000_000
@@ -51,7 +54,7 @@ def group(**changes: object) -> Group:
 @pytest.fixture
 def phase(config: Config) -> Callable[..., PilotPhase]:
     def of(job: SlurmJob, *startds: Startd) -> PilotPhase:
-        (pilot,) = join([job], startds, NOW, config)
+        (pilot,) = join([job], startds, NOW, config, {})
         return pilot.phase
 
     return of
@@ -64,7 +67,8 @@ def phase(config: Config) -> Callable[..., PilotPhase]:
     ("state", "alone", "with_startd"),
     [
         ("PENDING", PilotPhase.PENDING, PilotPhase.JOINED),
-        ("CONFIGURING", PilotPhase.PENDING, PilotPhase.JOINED),
+        ("CONFIGURING", PilotPhase.BOOTING, PilotPhase.JOINED),
+        ("POWER_UP_NODE", PilotPhase.BOOTING, PilotPhase.JOINED),
         ("REQUEUED", PilotPhase.PENDING, PilotPhase.JOINED),
         ("RUNNING", PilotPhase.BOOTING, PilotPhase.JOINED),
         ("COMPLETING", PilotPhase.LEAVING, PilotPhase.LEAVING),
@@ -89,18 +93,47 @@ def test_a_pilot_that_has_not_joined_after_boot_timeout_is_lost(phase: Callable[
     assert phase(slurm_job(started=NOW - 901), startd()) is PilotPhase.JOINED
 
 
+def test_a_node_that_boots_for_long_is_no_lost_pilot(phase: Callable[..., PilotPhase]) -> None:
+    assert phase(slurm_job("CONFIGURING", started=NOW - 10**5)) is PilotPhase.BOOTING
+
+
+def test_a_joined_pilot_that_the_collector_does_not_show_is_lost_only_after_a_while(config: Config) -> None:
+    """faults A11: a collector that was restarted, and five nodes were opened."""
+    memory, there = Pilots(), slurm_job(started=NOW - 2 * HOUR)
+
+    def look(now: int, *startds: Startd, asked: bool = True) -> Pilot:
+        nonlocal memory
+        near = Near(now, 1000, Source(now), Source(now), Source(now, Queue((there,), ())), Source(now, ()))
+        collector = Source(now, Collector(startds, frozenset()) if asked else None)
+        observation = Observation(near, collector, Source(now), Source(now, ()))
+        (pilot,) = pilots_of(config, observation, memory)
+        memory, _ = follow(config, memory, (), [pilot], observation)
+        return pilot
+
+    assert look(NOW, startd()).phase is PilotPhase.JOINED
+    for later in (60, 900, 960):
+        missing = look(NOW + later)
+        assert (missing.phase, missing.startd) == (PilotPhase.JOINED, startd()), later
+    assert look(NOW + 961).phase is PilotPhase.LOST
+    assert look(NOW + 1000, startd()).phase is PilotPhase.JOINED
+    assert memory.seen["7_1"].missing is None
+    # A collector that is not asked, or does not answer, says nothing of anybody.
+    for later in (2000, 9000):
+        assert look(NOW + later, asked=False).phase is PilotPhase.JOINED
+
+
 def test_a_running_pilot_whose_start_is_unknown_is_booting(phase: Callable[..., PilotPhase]) -> None:
     assert phase(slurm_job(started=None)) is PilotPhase.BOOTING
 
 
 def test_a_startd_belongs_to_the_pilot_of_its_job_id_alone(config: Config) -> None:
     jobs = [slurm_job(), slurm_job(id="7_2"), slurm_job(id="71")]
-    joined = join(jobs, [startd("7_2"), startd("unknown")], NOW, config)
+    joined = join(jobs, [startd("7_2"), startd("unknown")], NOW, config, {})
     assert [(each.job.id, each.startd is not None) for each in joined] == [("7_1", False), ("7_2", True), ("71", False)]
 
 
 def test_a_dead_pilots_ad_that_lingers_is_not_shown_as_its_startd(config: Config) -> None:
-    (pilot,) = join([slurm_job("PREEMPTED")], [startd()], NOW, config)
+    (pilot,) = join([slurm_job("PREEMPTED")], [startd()], NOW, config, {})
     assert pilot.startd is None
 
 
@@ -149,6 +182,17 @@ def test_demand_of_every_schedd_is_matched_and_added_up(config: Config) -> None:
     assert not demand.complete
 
 
+def test_demand_knows_how_short_a_new_pilot_is_now(config: Config) -> None:
+    """faults A5: demand said "runs on dcgp", and the plan dropped the group."""
+    asks = "RequestMemory = 1; RequestCpus = 8; BatchRuntime = 36000; Requirements = true"
+    ad = f'[ OpportunisticSite = "leonardo"; {asks} ]'
+    answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(ad, "a", "cms", 40, 0, NOW),))]
+    (free,) = waiting.matched(config, [], answers, NOW, {})
+    (cut,) = waiting.matched(config, [], answers, NOW, {"dcgp": 8 * HOUR - 540})
+    assert (free.resources, cut.resources) == (("dcgp",), ())
+    assert cut.why_not["dcgp"] == "runs 10h, a pilot gives a job 7h51m at most"
+
+
 def test_start_and_plan_have_one_idea_of_how_long_a_job_runs(
     load: Callable[[str], Config], design_example: str
 ) -> None:
@@ -190,14 +234,14 @@ def test_a_schedd_that_left_the_collector_lately_is_silent_not_empty(config: Con
     [("Resources", Wait.NORMAL), ("QOSMaxJobsPerUserLimit", Wait.LIMIT), ("BadConstraints", Wait.NEVER)],
 )
 def test_a_pending_pilot_carries_what_slurms_reason_means(config: Config, reason: str, wait: Wait) -> None:
-    (pilot,) = join([slurm_job("PENDING", reason=reason, started=None)], (), NOW, config)
+    (pilot,) = join([slurm_job("PENDING", reason=reason, started=None)], (), NOW, config, {})
     assert pilot.wait is wait
 
 
 def test_a_manual_glidein_counts_as_running_though_another_pool_has_it(config: Config) -> None:
     change = {"executor": "/shared/executor.sh", "mode": "constant"}
     manual = config.model_copy(update={"resources": {"dcgp": config.resources["dcgp"].model_copy(update=change)}})
-    (pilot,) = join([slurm_job(started=NOW - 10**5)], (), NOW, manual)
+    (pilot,) = join([slurm_job(started=NOW - 10**5)], (), NOW, manual, {})
     assert (pilot.phase, pilot.startd) == (PilotPhase.JOINED, None)
 
 

@@ -23,6 +23,7 @@ from htcebridge.doctor.checks import Check, Finding, Problem, Status
 from htcebridge.doctor.judge import DirectoryFacts, TokenFile
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
 from htcebridge.slurm.limits import Bound, Size, SlurmLimits, Unit
+from htcebridge.slurm.reservations import Maintenance
 from htcebridge.state import resets
 from htcebridge.state.lock import ControllerLock, holder
 from htcebridge.state.memory import Disabled, Memory, Resources, remember
@@ -256,7 +257,7 @@ def test_the_networks_own_answer_tells_a_closed_port(where: str, said: str, coll
 
 
 def judged(config: Config, **limits: object) -> dict[str, Finding]:
-    found = judge.slurm("dcgp", config.resources["dcgp"], SlurmLimits(1000, **limits))  # type: ignore[arg-type]
+    found = judge.slurm("dcgp", config.resources["dcgp"], SlurmLimits(1000, **limits), NOW)  # type: ignore[arg-type]
     return {each.check: each for each in found}
 
 
@@ -281,6 +282,30 @@ def test_a_walltime_above_slurms(config: Config, wall_s: int, status: Status) ->
     assert found.status is status
     assert "12h asked and MaxTime of partition p is" in found.said
     assert found.fix.startswith('set walltime = "')
+
+
+def test_a_maintenance_cuts_pilots_and_passes(config: Config) -> None:
+    coming = Maintenance("maint", NOW + 4 * 3600, NOW + 5 * 3600, whole=True)
+    found = judged(config, maintenances=(coming,))["walltime"]
+    assert found.status is Status.WARN
+    assert found.said.startswith("12h asked, no limit known; walltime 12h cut to 4h by maintenance maint, ")
+    assert found.fix == "nothing to do: it passes; scontrol show reservation"
+
+
+@pytest.mark.parametrize(("most", "status"), [(4, Status.OK), (2, Status.FAIL)])
+def test_gpus_of_a_user_bound_pilots(config: Config, most: int, status: Status) -> None:
+    """cases/qos-gpu-limit-per-user.txt"""
+    four = config.resources["dcgp"].model_copy(update={"gpus": 4})
+    gpus = Bound("MaxTRESPU gres/gpu", "QOS q", Unit.GPUS, most, own=True, qos="qos_lowprio")
+    found = {each.check: each for each in judge.slurm("dcgp", four, SlurmLimits(1000, bounds=(gpus,)), NOW)}
+    assert found["limits"].status is status
+    assert ("Slurm takes 1 pilot: " if most == 4 else "no pilot would fit: ") in found["limits"].said
+
+
+def test_a_limit_that_is_not_known_here_is_a_warning(config: Config) -> None:
+    found = judged(config, unread=("GrpTRES 'billing=9' of QOS q",))["slurm"]
+    assert found.status is Status.WARN
+    assert "a limit that is not known here, and cuts nothing: GrpTRES 'billing=9' of QOS q" in found.said
 
 
 def test_room_for_no_pilot_fails_and_room_for_few_is_said(config: Config) -> None:

@@ -243,7 +243,7 @@ def test_a_cycle_shows_ghosts_only_to_a_negotiator_that_lives_through_it(
     pool = PoolView((Schedd("ce01", "<1>", VERSION),), (), old, negotiators)
     monkeypatch.setattr(tier1_pool, "read_pool", lambda *_: pool)
     monkeypatch.setattr(tier1_pool, "read_demand", lambda *_: [ScheddGroups("ce01", 0.1)])
-    seen = observe._waiting(config, pool, Memory(), NOW)
+    seen = observe._waiting(config, pool, Memory(), {}, NOW)
     assert ads.keep_ghosts(config, seen.negotiator, NOW) == []
     assert sent.advertised == advertised
     assert bool(sent.gone) is withdrawn

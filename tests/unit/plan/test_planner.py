@@ -64,7 +64,7 @@ def test_no_cap_is_ever_exceeded(cycle: tuple) -> None:
         cap = caps[name]
         if decision.submit:
             assert alive(there, name) + decision.submit <= cap.max_running
-            assert pending(there, name) + decision.submit <= cap.max_pending
+            assert pending(there, name) - len(decision.cancel) + decision.submit <= cap.max_pending
             assert decision.submit <= cap.max_new_per_cycle
             assert all(decision.submit <= each.room for each in cap.caps)
 
@@ -77,10 +77,21 @@ def test_resources_share_a_cap_of_one_key(cycle: tuple, room: int) -> None:
     assert sum(decision.submit for decision in decided.resources.values()) <= room
 
 
+@given(cycles, st.integers(0, 3000), st.integers(1, 200), st.integers(1, 200))
+def test_resources_of_different_sizes_share_a_cap_in_what_it_counts(cycle: tuple, cores: int, a: int, b: int) -> None:
+    demand, there, caps, policy, now, surplus = cycle
+    each = {"dcgp": a, "booster": b}
+    shared = {name: replace(cap, caps=(Cap("cores", cores, "a cap", each=each[name]),)) for name, cap in caps.items()}
+    decided = plan(demand, there, shared, policy, now, surplus)
+    assert sum(decision.submit * each[name] for name, decision in decided.resources.items()) <= cores
+
+
 @given(cycles)
-def test_a_resource_never_submits_and_cancels_at_once(cycle: tuple) -> None:
+def test_a_resource_submits_and_cancels_at_once_only_what_makes_way_before_a_maintenance(cycle: tuple) -> None:
+    _, there, _, _, _, _ = cycle
+    late = {each.job.id for each in there if each.wait is Wait.MAINTENANCE}
     for decision in plan(*cycle).resources.values():
-        assert not (decision.submit and decision.cancel)
+        assert not decision.submit or set(decision.cancel) <= late
 
 
 @given(cycles)
@@ -97,7 +108,7 @@ def test_a_silent_schedd_never_leads_to_a_cancel(cycle: tuple) -> None:
     demand, there, caps, policy, now, surplus = cycle
     silent = replace(demand, schedds=(ScheddAnswer("a", 0.1), ScheddAnswer("b", 20.0, "silent")))
     on_demand = {name: replace(cap, constant=False) for name, cap in caps.items()}
-    hopeless = {each.job.id for each in there if each.wait in (Wait.NEVER, Wait.BUDGET)}
+    hopeless = {each.job.id for each in there if each.wait in (Wait.NEVER, Wait.BUDGET, Wait.MAINTENANCE)}
     for decision in plan(silent, there, on_demand, policy, now, surplus).resources.values():
         assert set(decision.cancel) <= hopeless
         assert decision.drain == ()
@@ -656,6 +667,12 @@ def test_a_vo_at_its_cap_opens_no_node_and_others_do() -> None:
     assert decide(waiting(jobs(100, vo="atlas")), busy, policy=policy).submit == 8
 
 
+def test_a_vos_cap_holds_however_its_name_is_written() -> None:
+    policy = replace(EAGER, vo_cpus={"cms": 224})
+    busy = [pilot(1, PilotPhase.JOINED, free=Shape(0, 0), jobs=14, busy_by_vo={"CMS": 112})]
+    assert decide(waiting(jobs(100, vo="Cms")), busy, policy=policy).submit == 1
+
+
 def test_a_node_is_opened_once_it_was_wanted_long_enough() -> None:
     policy = replace(EAGER, demand_cycles=2)
     first = planner.plan(Situation(NOW, waiting(jobs(14)), (), {"dcgp": limits()}, policy))
@@ -691,6 +708,30 @@ def test_pilots_that_will_not_start_are_no_supply_are_kept_and_stop_submission(w
     decision = decide(waiting(jobs(14 * 4)), stuck(wait), policy=policy)
     assert (decision.submit, decision.cancel, decision.needed) == (0, (), 4)
     assert any("QOSMaxJobsPerUserLimit" in reason for reason in decision.reasons)
+
+
+def test_pilots_that_a_maintenance_keeps_waiting_stop_no_shorter_ones_and_make_way() -> None:
+    """faults A12: one ReqNodeNotAvail stopped all."""
+    late = stuck(Wait.MAINTENANCE, 3, reason="ReqNodeNotAvail, Reserved for maintenance")
+    short = limits(walltime_s=6 * HOUR, job_life_s=6 * HOUR - 540, max_pending=4)
+    decision = decide(waiting(jobs(14 * 2)), late, short)
+    assert (decision.submit, decision.walltime_s, len(decision.cancel)) == (2, 6 * HOUR, 1)
+    assert any("too long for the time before a maintenance: cancelled for new ones" in why for why in decision.reasons)
+    none_left = decide(waiting(jobs(14 * 4)), [*late, *stuck(Wait.LIMIT, 1)], short)
+    assert (none_left.submit, none_left.cancel) == (0, ())
+
+
+def test_pilots_that_a_maintenance_keeps_waiting_make_way_in_constant_mode_too() -> None:
+    late = stuck(Wait.MAINTENANCE, 1)
+    kept = decide(waiting(), late, limits(constant=True, max_running=3, max_pending=1))
+    assert (kept.submit, kept.cancel) == (1, (late[0].job.id,))
+
+
+def test_of_surplus_pilots_those_that_a_maintenance_keeps_waiting_go_first() -> None:
+    late = stuck(Wait.MAINTENANCE, 1)
+    there = [*late, *pilots_of(PilotPhase.PENDING, 1, first=50)]
+    decision = decide(waiting(jobs(14)), there, policy=replace(EAGER, surplus_cycles=1))
+    assert (decision.submit, decision.cancel) == (0, (late[0].job.id,))
 
 
 @pytest.mark.parametrize("wait", [Wait.NEVER, Wait.BUDGET])

@@ -209,6 +209,7 @@ def slurm_with_limits(fake_command: Fake) -> Path:
         "scontrol",
         first=f"""case "$2 $4" in
         config*) printf '{CONFIG}'; exit;; 'partition p') printf '{PARTITION}'; exit;;
+        reservation*) echo 'No reservations in the system'; exit;;
         esac; echo "Partition $4 not found"; exit 1""",
     )
     qos = "low|12:00:00||50" + "|" * (QOS_FIELDS.count(",") - 3)
@@ -228,6 +229,7 @@ def slurm_with_limits(fake_command: Fake) -> Path:
 def test_limits_are_read_up_to_the_root_of_the_accounts(slurm_with_limits: Path) -> None:
     limits = Slurm("leonardo").limits("a", "p", "low")
     assert (limits.refusals, limits.unknown, limits.user) == ((), "", os.getuid())
+    assert (limits.unread, limits.maintenances) == ((), ())
     assert (limits.max_wall_s, limits.max_wall_of) == (12 * 3600, "MaxWall of QOS low")
     assert [(bound.holder, bound.name, bound.most) for bound in limits.bounds] == [
         ("QOS low", "MaxSubmitPU", 50),

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htcebridge.model import Pilot, PilotPhase, SlurmJob, Wait
-from htcebridge.slurm.waits import chance, in_turn, is_known, wait_of
+from htcebridge.slurm.reservations import Maintenance
+from htcebridge.slurm.waits import by_maintenance, chance, in_turn, is_known, wait_of
 
 # Every word of Slurm's source, 22.05 to 26.05, with what it means for a pilot, written by hand.
 REASONS = [
@@ -60,6 +61,30 @@ def test_each_reason_of_slurms_source_has_its_meaning(reason: str, means: str) -
 def test_slurmctlds_sentences_have_their_meaning(sentence: str, means: Wait) -> None:
     assert is_known(sentence)
     assert wait_of(sentence, "PENDING") is means
+
+
+RESERVED = "ReqNodeNotAvail, Reserved for maintenance"
+
+
+@pytest.mark.parametrize(
+    ("wait", "reason", "begins_in_s", "whole", "means"),
+    [
+        (Wait.OUTAGE, RESERVED, 3600, True, Wait.MAINTENANCE),
+        (Wait.NORMAL, "Resources", 3600, True, Wait.MAINTENANCE),
+        (Wait.NORMAL, "Resources", 7201, True, Wait.NORMAL),
+        (Wait.OUTAGE, RESERVED, 7201, True, Wait.OUTAGE),
+        (Wait.OUTAGE, RESERVED, 3600, False, Wait.NORMAL),
+        (Wait.OUTAGE, "ReqNodeNotAvail, UnavailableNodes:lrdn1", 3600, False, Wait.OUTAGE),
+        (Wait.OUTAGE, "PartitionDown", 3600, True, Wait.OUTAGE),
+        (Wait.LIMIT, "QOSMaxJobsPerUserLimit", 3600, True, Wait.LIMIT),
+        (Wait.OUTAGE, RESERVED, -86400, True, Wait.OUTAGE),
+    ],
+)  # fmt: skip
+def test_a_maintenance_explains_why_a_long_pilot_waits(
+    wait: Wait, reason: str, begins_in_s: int, whole: bool, means: Wait
+) -> None:
+    known = [Maintenance("maint", 10**6 + begins_in_s, 10**6 + begins_in_s + 3600, whole)]
+    assert by_maintenance(wait, reason, 7200, known, 10**6) is means
 
 
 @pytest.mark.parametrize("reason", ["SomethingNew", "", "QOSMaxSmellPerUserLimit", "AssocGrpNodeLimitX", "priority"])

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from htcebridge.config.tables import Config
-from htcebridge.model import EndedPilot, Outcome, Streaks, Track
-from htcebridge.slurm.limits import SlurmLimits
+from htcebridge.model import EndedPilot, Outcome, Shape, Startd, Streaks, Track
+from htcebridge.slurm.limits import Bound, SlurmLimits, Unit
+from htcebridge.slurm.reservations import Maintenance
 from htcebridge.state.memory import (
     Clock,
     Disabled,
@@ -31,6 +32,8 @@ from htcebridge.state.memory import (
 from htcebridge.tier1.pool import JobGroup
 
 ENDED = EndedPilot("2_1", "dcgp", "p", Outcome.PREEMPTED, 1, 2, 3, node="lrdn0001")
+STARTD = Startd("1_1", "slot1@x", "x", Shape(112, 490_000), Shape(8, 1), 1, 99, accepting=True, busy_by_vo={"cms": 8})
+MAINTENANCE = Maintenance("maint", 5, 6, whole=True)
 FULL = Memory(
     pilots=Pilots(
         seen={"1_1": Seen("dcgp", "p", started=1, worked=True)},
@@ -86,6 +89,27 @@ def state(own_home: Path) -> Path:
     directory = own_home / ".local/state/htcebridge"
     directory.mkdir(parents=True)
     return directory
+
+
+@pytest.mark.usefixtures("state")
+def test_pilots_startds_bounds_and_maintenances_are_recalled(config: Config) -> None:
+    gpus = Bound("MaxTRESPU", "QOS q", Unit.GPUS, 4, own=True, qos="q", gpu_type="a100")
+    read = ReadLimits(SlurmLimits(1000, bounds=(gpus,), maintenances=(MAINTENANCE,)), ("a", "p", "q"), 1)
+    known = Memory(
+        pilots=Pilots(seen={"1_1": Seen("dcgp", "p", startd=STARTD, missing=7)}),
+        resources=Resources(limits={"dcgp": read}),
+    )
+    remember(config, known)
+    assert recall(config) == known
+
+
+def test_limits_that_were_read_before_memory_and_gpus_counted_are_recalled(config: Config, state: Path) -> None:
+    bound = {"name": "GrpTRES cpu", "holder": "QOS q", "unit": "cores", "most": 9, "own": False, "qos": "q"}
+    read = {"limits": {"user": 1, "bounds": [bound]}, "billing": ["a", "p", "q"], "at": 1}
+    document = {"schema": 2, "memory": {"resources": {"limits": {"dcgp": read}}}}
+    (state / "leonardo.json").write_text(json.dumps(document))
+    (found,) = recall(config).resources.limits["dcgp"].limits.bounds
+    assert (found.tres, found.most) == ("cpu", 9)
 
 
 @pytest.mark.usefixtures("state")
