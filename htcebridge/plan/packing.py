@@ -25,8 +25,6 @@ class Stage(Enum):
     """Joined, and drained by this controller: it can be had back at once."""
     BOOTING = auto()
     PENDING = auto()
-    UNLIKELY = auto()
-    """Pending, and not expected to start within the horizon."""
     NEW = auto()
 
 
@@ -155,15 +153,14 @@ def supply(pilots: Sequence[Pilot], limits: Mapping[str, Limits], now: int) -> l
 def queued(pilots: Iterable[Pilot], limits: Mapping[str, Limits]) -> list[Bin]:
     """The pending pilots that Slurm will start in their turn, in the order in which they are filled.
 
-    Those of a queue that moves come first, and in each the shortest, because the others can do its work too; of equals
-    those that are expected to start, then the oldest. What stays empty is what can be done without.
+    Of each resource the shortest come first, because the others can do their work too; of equals those that are
+    expected to start, then the oldest. What stays empty is what can be done without.
     """
     pending: dict[str, list[Pilot]] = {}
     for pilot in pilots:
         if pilot.phase is PilotPhase.PENDING and pilot.wait is Wait.NORMAL and pilot.job.resource in limits:
             pending.setdefault(pilot.job.resource, []).append(pilot)
-    moving_first = sorted(pending, key=lambda name: expected(pending[name]) == 0)
-    return [bin_ for name in moving_first for bin_ in _in_turn(pending[name], limits[name])]
+    return [bin_ for name in limits if name in pending for bin_ in _in_turn(pending[name], limits[name])]
 
 
 def expected(pending: Iterable[Pilot]) -> int:
@@ -190,11 +187,9 @@ def age(pilot: Pilot) -> tuple[int, tuple[int, ...]]:
 def _in_turn(pending: Sequence[Pilot], limit: Limits) -> list[Bin]:
     luckiest = sorted(sorted(pending, key=age), key=lambda pilot: -pilot.chance)
     likely = {pilot.job.id for pilot in luckiest[: expected(pending)]}
-    nodes = [
-        _whole(pilot, limit, Stage.PENDING if pilot.job.id in likely else Stage.UNLIKELY, _promised_s(pilot, limit))
-        for pilot in sorted(pending, key=age)
-    ]
-    return _merged(sorted(nodes, key=lambda node: (node.life_s, node.stage.value)))
+    likely_first = sorted(sorted(pending, key=age), key=lambda pilot: pilot.job.id not in likely)
+    nodes = [_whole(pilot, limit, Stage.PENDING, _promised_s(pilot, limit)) for pilot in likely_first]
+    return _merged(sorted(nodes, key=lambda node: node.life_s))
 
 
 def _promised_s(pilot: Pilot, limit: Limits) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from htcebridge.model import Group, Limits, Pilot, PilotPhase, Policy, Situation, Wait
 from htcebridge.plan import opening
-from htcebridge.plan.packing import Bin, Placed, Stage, by_size, expected, fill, queued, supply
+from htcebridge.plan.packing import Bin, Placed, by_size, expected, fill, queued, supply
 from htcebridge.units import format_duration, plural
 
 # So many sentences about jobs without a place has one resource's plan at most; what they quote of a job is cut.
@@ -88,11 +88,11 @@ def _slow(pilots: Sequence[Pilot]) -> set[str]:
 
 
 def _elsewhere(placed: Iterable[Placed], limits: Mapping[str, Limits], slow: set[str]) -> list[Group]:
-    """What waits for pilots that are not expected to start, and fits resources whose queue moves or is empty."""
+    """What waits for pilots in a queue that stands, and fits resources whose queue moves or is empty."""
     found = []
     for each in placed:
-        names = tuple(name for name in each.group.resources if name != each.resource and name not in slow)
-        if each.stage is Stage.UNLIKELY and names:
+        names = tuple(name for name in each.group.resources if name not in slow)
+        if each.resource in slow and names:
             found.append(replace(each.group, idle=each.jobs, resources=names))
     return found
 

@@ -91,7 +91,7 @@ class _Case:
 
     @cached_property
     def without_place(self) -> tuple[str, ...]:
-        """Sentences about jobs that fit or should have fitted here."""
+        """Why jobs that name this resource, or none, get no place."""
         return places.sentences(self.places.left, self.limit.name)
 
 
@@ -195,7 +195,7 @@ def _about_supply(case: _Case) -> Iterable[str]:
         yield f"{plural(in_joined, 'waiting job')} fit into joined pilots"
     yield from _refused(case)
     booting = _used(case.there, Stage.BOOTING)
-    pending = _used(case.there, Stage.PENDING) + _used(case.there, Stage.UNLIKELY)
+    pending = _used(case.there, Stage.PENDING)
     if booting or pending:
         jobs = _jobs(bin_ for bin_ in case.there if bin_.stage in _COMING)
         yield f"{booting} booting and {plural(pending, 'pending pilot')} are on their way for {plural(jobs, 'job')}"
@@ -225,7 +225,7 @@ def _refused(case: _Case) -> Iterable[str]:
         yield f"{plural(count, 'joined pilot')} would refuse {plural(waiting, 'waiting job')}: {why}"
 
 
-_COMING = (Stage.BOOTING, Stage.PENDING, Stage.UNLIKELY)
+_COMING = (Stage.BOOTING, Stage.PENDING)
 
 # A pilot of exactly a job's length takes it in its first minute only, and a negotiation takes its time.
 _SLACK_S = 900

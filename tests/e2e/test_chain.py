@@ -125,6 +125,9 @@ def test_jobs_that_fit_no_pilot_start_none_and_demand_says_why(chain: Chain) -> 
     assert reasons["cmspil001"] == "asks 200 cpus, a pilot has 112"
     assert reasons["atlpil001"].startswith("runs 1d16h, a pilot gives a job 11h")
     assert "asks 200 cpus" in chain.htcebridge("demand").stdout
+    said = chain.json("pressure", "plan")["resources"]["dcgp"]["reasons"]
+    assert "1 job that no resource takes: asks 200 cpus, a pilot has 112" in said
+    assert any(reason.startswith("1 job that no resource takes: runs 1d16h") for reason in said)
 
 
 @pytest.mark.one_suite("forky")

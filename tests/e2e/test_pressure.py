@@ -173,6 +173,26 @@ def test_pilots_that_wait_for_a_limit_are_no_supply_and_no_more_are_submitted(ch
         assert any("not counted as supply: QOSMaxJobsPerUserLimit" in reason for reason in found["reasons"])
 
 
+def test_when_the_walltime_was_raised_the_old_pilot_that_serves_nobody_is_cancelled_and_the_new_one_stays(
+    chain: Chain,
+) -> None:
+    chain.occupy(2)
+    configure(chain, 'walltime = "12h"', 'walltime = "2h"')
+    short = waiting(chain, cpus=100, walltime="1h")
+    once(chain)
+    (old,) = chain.slurm_jobs()
+    chain.configure(CONFIGURATION)
+    waiting(chain, cpus=100, walltime="4h")
+    for job in short:
+        chain.bed.on(job.ce, ["condor_rm", job.id], env=CE_ENVIRONMENT)
+    wait_until(lambda: chain.json("demand")["totals"]["idle_jobs"] == 1, 60, "the long job alone waits")
+    once(chain)
+    assert len(chain.slurm_jobs()) == 2, "the old one is too short for it"
+    once(chain)
+    wait_until(lambda: len(chain.slurm_jobs()) == 1, 30, "one is cancelled")
+    assert old not in chain.slurm_jobs()
+
+
 @pytest.mark.one_suite("trixie")
 def test_a_submission_of_unknown_outcome_is_found_again_and_not_repeated(chain: Chain) -> None:
     waiting(chain, cpus=100, count=2)
