@@ -187,8 +187,8 @@ def test_demand_knows_how_short_a_new_pilot_is_now(config: Config) -> None:
     asks = "RequestMemory = 1; RequestCpus = 8; BatchRuntime = 36000; Requirements = true"
     ad = f'[ OpportunisticSite = "leonardo"; {asks} ]'
     answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(ad, "a", "cms", 40, 0, NOW),))]
-    (free,) = waiting.matched(config, [], answers, NOW, {})
-    (cut,) = waiting.matched(config, [], answers, NOW, {"dcgp": 8 * HOUR - 540})
+    (free,) = waiting.matched(config, waiting.slot_ads(config, [], {}), answers, NOW)
+    (cut,) = waiting.matched(config, waiting.slot_ads(config, [], {}, {"dcgp": 8 * HOUR - 540}), answers, NOW)
     assert (free.resources, cut.resources) == (("dcgp",), ())
     assert cut.why_not["dcgp"] == "runs 10h, a pilot gives a job 7h51m at most"
 
