@@ -7,16 +7,17 @@ from datetime import timedelta
 import pytest
 
 from htcebridge.config.tables import Config
-from htcebridge.controller import waiting
+from htcebridge.controller import observe, waiting
 from htcebridge.controller.decide import silent_schedds
 from htcebridge.controller.follow import follow
 from htcebridge.controller.observation import Collector, Near, Observation, Source
 from htcebridge.controller.pilots import join, pilots_of
+from htcebridge.errors import UnknownState
 from htcebridge.model import Demand, Group, Pilot, PilotPhase, ScheddAnswer, Shape, SlurmJob, Startd, Wait
 from htcebridge.pilot import script
 from htcebridge.plan.opening import open_nodes
 from htcebridge.slurm.text import Queue
-from htcebridge.state.memory import LastAnswer, Pilots, Schedds
+from htcebridge.state.memory import LastAnswer, Memory, Pilots, Schedds
 from htcebridge.tier1 import pool
 
 NOW = 1_800_000_000
@@ -282,6 +283,16 @@ def test_no_answer_stands_in_for_longer_than_ten_minutes(config: Config, monkeyp
     assert asked(slow, monkeypatch, before, NOW + 601, silent)[0].age_s is None
     assert waiting.to_keep(slow, [silent], before, NOW + 600) == before.answers
     assert waiting.to_keep(slow, [silent], before, NOW + 601) == {}
+
+
+def test_a_cycle_goes_on_with_last_answers_and_is_held_without(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "read_demand", lambda *_: [pool.ScheddGroups("ce01", 20.0, error=SILENT)])
+    memory = Memory(schedds=Schedds(answers={"ce01": LastAnswer(NOW, (JOBS,))}))
+    found = observe._waiting(config, pool.PoolView((CE01,), ()), memory, NOW + 60)
+    assert [(each.idle, each.running) for each in found.demand.groups] == [(5, 1)]
+    assert (found.demand.complete, found.answers) == (False, memory.schedds.answers)
+    with pytest.raises(UnknownState, match=SILENT):
+        observe._waiting(config, pool.PoolView((CE01,), ()), memory, NOW + 600)
 
 
 def test_a_schedd_that_left_the_collector_is_not_busy(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
