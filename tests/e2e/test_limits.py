@@ -1,7 +1,8 @@
-"""Slurm's limits and maintenances as numbers of pilots: what plan, demand and doctor say of them, on real Slurm."""
+"""Slurm's limits and maintenances as numbers of pilots, and who counts as there: on real HTCondor and Slurm."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -94,3 +95,26 @@ def test_pilots_end_before_a_maintenance_and_old_long_ones_stop_nothing(chain: C
         once(chain)
         wait_until(lambda: chain.done(short), 180, "a job has run on a pilot that ends before the maintenance")
         assert long in chain.slurm_jobs()
+
+
+def test_a_pilot_that_the_collector_has_forgotten_is_still_there(chain: Chain) -> None:
+    """As after a restart of the collector: the next update brings its ad back."""
+    chain.configure(PATIENT.replace("[pressure]\n", '[pressure]\nboot_timeout = "30s"\n'))
+    pilot = start(chain)
+    wait_until(chain.startds, 60, "it has joined")
+
+    def seen() -> Any:
+        return {each["id"]: each for each in chain.json("pilots")["pilots"]}[pilot]
+
+    wait_until(lambda: time.time() - seen()["started"] > 31, 60, "it has run for longer than boot_timeout")
+    once(chain)
+    forget = ["condor_advertise", "INVALIDATE_STARTD_ADS", "-"]
+    query = 'MyType = "Query"\nTargetType = "Machine"\nRequirements = PilotJobId =!= undefined\n'
+
+    def forgotten() -> bool:
+        chain.bed.on("tier1", forget, input=query)
+        return not chain.startds()
+
+    wait_until(forgotten, 60, "the collector does not show it")
+    now = seen()
+    assert (now["phase"], now["joined"], now["cpus"]) == ("joined", True, 112)
