@@ -288,11 +288,11 @@ def test_no_answer_stands_in_for_longer_than_ten_minutes(config: Config, monkeyp
 def test_a_cycle_goes_on_with_last_answers_and_is_held_without(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "read_demand", lambda *_: [pool.ScheddGroups("ce01", 20.0, error=SILENT)])
     memory = Memory(schedds=Schedds(answers={"ce01": LastAnswer(NOW, (JOBS,))}))
-    found = observe._waiting(config, pool.PoolView((CE01,), ()), memory, NOW + 60)
+    found = observe._waiting(config, pool.PoolView((CE01,), ()), memory, {}, NOW + 60)
     assert [(each.idle, each.running) for each in found.demand.groups] == [(5, 1)]
     assert (found.demand.complete, found.answers) == (False, memory.schedds.answers)
     with pytest.raises(UnknownState, match=SILENT):
-        observe._waiting(config, pool.PoolView((CE01,), ()), memory, NOW + 600)
+        observe._waiting(config, pool.PoolView((CE01,), ()), memory, {}, NOW + 600)
 
 
 def test_a_schedd_that_left_the_collector_is_not_busy(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
