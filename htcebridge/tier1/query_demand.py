@@ -73,8 +73,8 @@ def _rows(schedd: Any, tagged: str, whose: list[str], walltime: list[str]) -> li
     to go by is all of it read once more. Jobs have an autocluster since their first negotiation, and none while no
     startd is in the pool (measured: 23.9, 25.14).
 
-    Each key costs the schedd 2 us a job, Requirements 60 (23.9). Where a startd's START refers to the walltime, as a
-    pilot's does, it is part of the autocluster, and no key.
+    Each key costs the schedd 1 to 2 us a job, Requirements 30 to 60 (23.9). Where a startd's START refers to the
+    walltime, as a pilot's does, it is part of the autocluster, and no key.
     """
     spared = _in_autocluster(_any_attributes(schedd, tagged), walltime)
     rows, strays = _read(schedd, tagged, whose, walltime, spared)
