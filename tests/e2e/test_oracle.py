@@ -37,7 +37,7 @@ now, memory = int(time.time()), recall(config)
 view = observe.read_collector(config)
 answers = waiting.ask_schedds(config, view.schedds, memory.schedds, now)
 assert all(answer.error is None for answer in answers), answers
-ads = observe.slot_ads(config, view, view.schedds, memory)
+ads = observe.slot_ads(config, view, view.schedds, memory, {})
 standing = waiting.standing_ads(config, view.startds, view.kinds)
 found = []
 asked = [group for answer in answers for group in answer.groups]
