@@ -15,12 +15,11 @@ from htcebridge import logs
 from htcebridge.cli import App
 from htcebridge.cli.output import Column, Listing, Note, busy, json_option, print_json, show
 from htcebridge.config.tables import Config
-from htcebridge.controller import cycle, loop
+from htcebridge.controller import cycle
 from htcebridge.errors import BridgeError, ConfigError, ExitCode, LockHeld
 from htcebridge.metrics import export
 from htcebridge.model import Plan
 from htcebridge.pilot import marks, script
-from htcebridge.report import web
 from htcebridge.state import resets
 from htcebridge.state.lock import ControllerLock
 from htcebridge.state.memory import recall
@@ -70,7 +69,7 @@ def once(app: App, record: Path | None) -> int:
     config = app.config()
     _log(app, config)
     with ControllerLock(config) as lock:
-        loop.wait_for_min_interval(config)
+        cycle.wait_for_min_interval(config)
         result = cycle.cycle(config, lock, record)
         unwritten = export.write_textfile(config, result)
     if app.verbosity >= 0 and not result.plan.held:
@@ -93,6 +92,10 @@ def run(app: App, record: Path | None, http: str | None) -> int:
 
     The configuration is read again before each cycle. SIGHUP starts a cycle at once.
     """
+    # The other commands of this group need neither report nor web server, and start sooner without.
+    from htcebridge.controller import loop
+    from htcebridge.report import web
+
     if http is not None:
         web.parse(http)
     _log(app, app.config())

@@ -26,6 +26,7 @@ from htcebridge.model import EndedPilot, Plan
 from htcebridge.state import resets
 from htcebridge.state.lock import ControllerLock
 from htcebridge.state.memory import Memory, recall, remember
+from htcebridge.units import format_duration
 
 
 def look(config: Config) -> Decision:
@@ -185,3 +186,14 @@ def _log_plan(plan_id: str, plan: Plan) -> None:
             undrain=len(decision.undrain),
             why="; ".join(decision.reasons),
         )
+
+
+def wait_for_min_interval(config: Config) -> None:
+    """Before a single cycle: the rest of min_interval since anybody of this instance asked Slurm."""
+    least_s = config.pressure.min_interval.total_seconds()
+    since = time.time() - recall(config).upkeep.looked
+    if 0 <= since < least_s:
+        logging.getLogger("htcebridge").info(
+            "Slurm was asked %.0f s ago: waiting for min_interval %s", since, format_duration(least_s)
+        )
+        time.sleep(least_s - since)

@@ -24,7 +24,6 @@ from htcebridge.plan import planner
 from htcebridge.report import live, web
 from htcebridge.state.lock import ControllerLock
 from htcebridge.state.memory import recall
-from htcebridge.units import format_duration
 
 log = logging.getLogger("htcebridge")
 
@@ -88,15 +87,6 @@ def _sleep(config: Config, wake: threading.Event, ending: threading.Event, notif
         left = earliest - now if wake.is_set() else max(until, earliest) - now
         most = notifier.watchdog_s / 3 if notifier.watchdog_s else left
         (ending if wake.is_set() else wake).wait(max(0.0, min(left, most)))
-
-
-def wait_for_min_interval(config: Config) -> None:
-    """Before a single cycle: the rest of min_interval since anybody of this instance asked Slurm."""
-    least_s = config.pressure.min_interval.total_seconds()
-    since = time.time() - recall(config).upkeep.looked
-    if 0 <= since < least_s:
-        log.info("Slurm was asked %.0f s ago: waiting for min_interval %s", since, format_duration(least_s))
-        time.sleep(least_s - since)
 
 
 def _status(plan: Plan, problems: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ class Cycle:
     done: Done
 
 
-_MEMORY, _SEEN, _PLAN, _DONE = (TypeAdapter[Any](kind) for kind in (Memory, Observation, Plan, Done))
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """Made where it is needed: it takes longer than many a command."""
+    return TypeAdapter(kind)
 
 
 def append(path: Path, config: Config, before: Memory, seen: Observation, plan: Plan, done: Done, left: Memory) -> None:
@@ -43,10 +47,10 @@ def append(path: Path, config: Config, before: Memory, seen: Observation, plan: 
     document: dict[str, Any] = {"schema": SCHEMA}
     if _last(path) != _digest(config, before):
         document["config"] = config.model_dump(mode="json", by_alias=True, exclude_none=True)
-        document["before"] = _MEMORY.dump_python(_what_counts(before), mode="json")
-    document["seen"] = _SEEN.dump_python(_without_answers(seen), mode="json")
-    document["plan"] = _PLAN.dump_python(plan, mode="json")
-    document["done"] = _DONE.dump_python(done, mode="json")
+        document["before"] = _adapter(Memory).dump_python(_what_counts(before), mode="json")
+    document["seen"] = _adapter(Observation).dump_python(_without_answers(seen), mode="json")
+    document["plan"] = _adapter(Plan).dump_python(plan, mode="json")
+    document["done"] = _adapter(Done).dump_python(done, mode="json")
     document["left"] = _digest(config, left)  # stands last: `_last` looks for it there
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(document, separators=(",", ":")) + "\n")
@@ -62,10 +66,10 @@ def load(line: str) -> Cycle:
     try:
         return Cycle(
             config=Config.model_validate(document["config"]) if "config" in document else None,
-            before=_MEMORY.validate_python(document["before"]) if "before" in document else None,
-            seen=_SEEN.validate_python(document["seen"]),
-            plan=_PLAN.validate_python(document["plan"]),
-            done=_DONE.validate_python(document["done"]),
+            before=_adapter(Memory).validate_python(document["before"]) if "before" in document else None,
+            seen=_adapter(Observation).validate_python(document["seen"]),
+            plan=_adapter(Plan).validate_python(document["plan"]),
+            done=_adapter(Done).validate_python(document["done"]),
         )
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from None
@@ -86,7 +90,7 @@ def _without_answers(seen: Observation) -> Observation:
 
 
 def _digest(config: Config, memory: Memory) -> str:
-    text = config.model_dump_json(by_alias=True).encode() + _MEMORY.dump_json(_what_counts(memory))
+    text = config.model_dump_json(by_alias=True).encode() + _adapter(Memory).dump_json(_what_counts(memory))
     return hashlib.sha256(text).hexdigest()[:16]
 
 

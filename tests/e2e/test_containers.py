@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.chain import IDLE, Chain, GridJob, wait_until
 from tests.e2e.pilots import PATIENT, advertised, start
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 # A few programs of this Debian. What Apptainer builds has the /.singularity.d that HTCondor's test before the job runs.
 BUILD = """

@@ -17,7 +17,7 @@ from tests.e2e.chain import CONFIG, CONFIGURATION, HTCEBRIDGE, RUNNING, STATE, C
 from tests.e2e.test_running import HOME, SERVICE, Systemd, own, system  # noqa: F401  fixtures
 from tests.testbed.pace import scaled
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("trixie")]
 
 PYTHON = HTCEBRIDGE.replace("bin/htcebridge", "bin/python")
 TOKEN = f"{HOME}/.condor/tokens.d/tier1"
@@ -186,7 +186,6 @@ def test_a_startd_configuration_that_htcondor_cannot_read_is_found(chain: Chain)
     assert "NoSuch" in found["scripts", "dcgp"].said
 
 
-@pytest.mark.one_suite("trixie")
 def test_a_broken_configuration_is_exit_2_and_the_rest_is_checked(chain: Chain) -> None:
     chain.configure(CONFIGURATION.replace('qos = "qos_lowprio"\n', "").replace("[tier1]\n", "[tier1]\ncolour = 1\n"))
     found = examine(chain, expect=2)
@@ -269,7 +268,6 @@ def test_daemons_that_are_down_or_hang_are_named_and_delay_nobody(chain: Chain) 
         chain.bed.start("tier1", "collector")
 
 
-@pytest.mark.one_suite("trixie")
 def test_a_controller_that_has_not_cycled_for_long_and_a_kill_switch(chain: Chain) -> None:
     chain.htcebridge("pressure", "once")
     chain.htcebridge("pressure", "stop", "--reason", "maintenance")
@@ -287,7 +285,6 @@ def test_a_controller_that_has_not_cycled_for_long_and_a_kill_switch(chain: Chai
     assert found["stop", ""].fix == "htcebridge pressure resume"
 
 
-@pytest.mark.one_suite("trixie")
 def test_routes_out_of_step_show_in_the_jobs_and_in_a_copy_of_the_ces_files(chain: Chain) -> None:
     jobs = chain.submit() + chain.submit(ce="ce02", user="atlpil001")
     wait_until(lambda: None not in chain.states(jobs), 60, "both jobs are in the Tier-1 schedds")
@@ -326,7 +323,6 @@ def test_shared_directories_are_tried_from_a_node(chain: Chain) -> None:
     wait_until(lambda: not chain.slurm_jobs(), 30, "the job is cancelled")
 
 
-@pytest.mark.one_suite("trixie")
 def test_the_systemd_units(own: Systemd) -> None:  # noqa: F811  the fixture
     chain, system_wide = own.chain, Systemd(own.chain)
 

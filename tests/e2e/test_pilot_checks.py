@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.chain import CONFIGURATION, IDLE, Chain, never, wait_until
 from tests.e2e.pilots import PATIENT, SHARED, accounted, advertised, outcome, ran_once, run, start
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 HOME = "/leonardo/home/leo"
 GPUS = """
@@ -80,7 +80,6 @@ def test_each_check_ends_the_pilot_with_its_own_code_and_no_job_lands_there(brok
     assert broken.starts(waiting[0]) == 0
 
 
-@pytest.mark.one_suite("forky")
 def test_a_job_sees_cvmfs_and_the_worker_node_environment(chain: Chain) -> None:
     jobs = chain.submit(seconds=0, does="ls /cvmfs/cms.cern.ch; echo wn is $WN_LEONARDO")
     start(chain)
@@ -107,7 +106,6 @@ def test_what_lies_in_the_home_or_the_environment_configures_no_pilot(chain: Cha
         chain.bed.on("edge", ["rm", f"{HOME}/.condor/user_config", f"{HOME}/knobs.sh"], user="leo")
 
 
-@pytest.mark.one_suite("forky")
 def test_a_pilot_without_cvmfs_in_its_job_name_is_refused_by_its_checks(chain: Chain) -> None:
     chain.configure(CONFIGURATION.replace("GP_CMS_CVMFS_STARTD", "GP_CMS_STARTD"))
     said = outcome(chain, start(chain), seconds=120)

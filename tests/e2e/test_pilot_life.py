@@ -189,6 +189,7 @@ def test_a_token_replaced_by_one_file_is_the_next_pilots(chain: Chain) -> None:
         chain.bed.write("edge", "/leonardo/home/leo/.config/htcebridge/pilot.idtoken", old, mode=0o600, owner="leo")
 
 
+@pytest.mark.one_suite("forky")
 def test_jobs_of_a_node_that_vanishes_run_again_after_the_lease_and_its_ads_are_gone(chain: Chain) -> None:
     chain.configure(PATIENT + '\n[routes]\njob_lease = "60s"\n')
     chain.install_routes()

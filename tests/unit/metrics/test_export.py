@@ -392,7 +392,7 @@ def test_once_says_that_the_file_is_not_written_and_ends_with_1(
     written: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, htcebridge_command: Callable[..., object]
 ) -> None:
     monkeypatch.setattr(controller_cycle, "cycle", lambda *_: replace(result(situation()), problems=()))
-    monkeypatch.setattr(pressure.loop, "wait_for_min_interval", lambda _: None)
+    monkeypatch.setattr(pressure.cycle, "wait_for_min_interval", lambda _: None)
     said = htcebridge_command("--config", tmp_path / "htcebridge.toml", "pressure", "once")
     assert said.code == 1, said  # type: ignore[attr-defined]
     assert "no such directory" in said.err  # type: ignore[attr-defined]
