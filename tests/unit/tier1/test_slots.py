@@ -15,19 +15,9 @@ from htcebridge.pilot import script
 from htcebridge.state.memory import Learnt
 from htcebridge.tier1 import pool, slots
 from htcebridge.tier1.fit import Job, Matcher, bindings
+from tests.unit.tier1.test_fit import GPU_RESOURCE, VERSION
 
 NOW = 1_700_000_000
-VERSION = "$CondorVersion: 25.14.1 2026-10-01 BuildID: 1 $"
-GPUS = """
-[resource.booster]
-partition = "boost_usr_prod"
-account = "INF24_lhc_1"
-qos = "qos_lowprio"
-cpus = 32
-memory = "494000M"
-gpus = 4
-walltime = "12h"
-"""
 SLOT = """[ MyType = "Machine"; Name = "slot1@pilot_{n}@node{n}"; Machine = "node{n}"; PilotJobId = "{n}_1";
   MyAddress = "<10.0.3.{n}:9618>"; PilotInstance = "leonardo"; PilotResource = "dcgp"; OpportunisticSite = "leonardo";
   PartitionableSlot = true; TotalSlotCpus = 112; TotalSlotMemory = 489904; TotalSlotDisk = 1.2E+07; Cpus = {cpus};
@@ -123,7 +113,7 @@ def test_once_a_pilot_has_told_the_node_is_known(config: Config) -> None:
 
 
 def test_a_gpu_job_with_properties_opens_the_first_node(load: Callable[[str], Config], design_example: str) -> None:
-    config = load(design_example + GPUS)
+    config = load(design_example + GPU_RESOURCE)
     matcher = Matcher({name: script.template_ad(config, name, VERSION) for name in config.resources})
     properties = "GlobalMemoryMb >= 40000"
     asks = "(countMatches(MY.RequireGPUs, TARGET.AvailableGPUs) >= RequestGPUs)"
