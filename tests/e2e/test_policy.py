@@ -13,7 +13,7 @@ from tests.e2e.pilots import EXECUTING, executing
 from tests.testbed import TestbedError
 from tests.testbed.pace import scaled
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
 
 WORKER = """
 LOCAL_DIR = /var/lib/condor-worker
@@ -121,7 +121,6 @@ def is_gone(chain: Chain, job: GridJob) -> bool:
     return job.id not in chain.ce_queue(job.ce, "JobStatus")
 
 
-@pytest.mark.one_suite("forky")
 def test_only_waits_for_its_route_and_either_uses_both(policy: Chain) -> None:
     with_routes(policy, CONFIGURATION.replace('owners = ["atlpil*"]', 'owners = ["atlpil*"]\nmax_idle = 1'))
     with tier1_worker(policy):
