@@ -243,7 +243,8 @@ def test_pilots_that_would_be_billed_to_another_qos_are_cancelled(chain: Chain) 
 @pytest.mark.one_suite("trixie")
 def test_a_node_on_which_pilots_fail_is_excluded_and_the_others_serve(chain: Chain) -> None:
     configure(chain, 'setup.sh"]', 'setup.sh", "[ $(hostname -s) != lrdn0001 ]"]')
-    jobs = waiting(chain, cpus=100, count=2, seconds=20)
+    # Until then the good node holds one of them, and the other waits for a second node.
+    jobs = waiting(chain, cpus=100, count=2, seconds=1, gate="quarantined")
     found: dict[str, Any] = {}
 
     def excluded() -> bool:
@@ -252,6 +253,7 @@ def test_a_node_on_which_pilots_fail_is_excluded_and_the_others_serve(chain: Cha
         return "lrdn0001" in str(found["reasons"])
 
     wait_until(excluded, 120, "the bad node is in quarantine")
+    chain.open("quarantined")
     assert any("in a row failed there (the last of the setup lines failed" in reason for reason in found["reasons"])
     wait_until(lambda: once(chain, expect=None) and chain.done(jobs), 120, "the good node has done the work", every=3)
     assert {chain.node_of(job) for job in jobs} == {"lrdn0002"}
