@@ -178,7 +178,8 @@ def keep(state: Path, changes: Sequence[Change]) -> Path:
         if change.before is not None:
             _write(making / change.side / change.before.path.name, change.before.text)
     kept.mkdir(exist_ok=True)
-    final = kept / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}"
+    second, fraction = divmod(time.time_ns(), 10**9)
+    final = kept / f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(second))}-{fraction:09d}"
     os.replace(making, final)
     _sync_directory(kept)
     for old in sorted(kept.iterdir())[:-KEPT_SETS]:

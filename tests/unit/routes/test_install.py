@@ -327,6 +327,19 @@ def test_the_earlier_sets_are_kept_and_the_oldest_dropped(config_d: Path) -> Non
     assert newest == disk.sealed(f"A = {disk.KEPT_SETS}\n")
 
 
+def test_the_newest_set_is_the_last_one_at_the_turn_of_a_second_too(
+    config_d: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = config_d.parent / "htcebridge"
+    state.mkdir()
+    turn = 1_800_000_000 * 10**9
+    kept = []
+    for now in (turn - 1, turn, turn + 1):
+        monkeypatch.setattr(disk.time, "time_ns", lambda now=now: now)
+        kept.append(disk.keep(state, [change(config_d, "60-htcebridge.conf", "A = 1\n")]))
+    assert sorted(kept) == kept
+
+
 def test_what_a_killed_run_left_is_tidied_up(config_d: Path) -> None:
     state = config_d.parent / "htcebridge"
     (state / "previous.new" / "ce").mkdir(parents=True)
