@@ -64,18 +64,26 @@ class Group:
     """Resource -> how long they run there, where that is not `walltime_s`: they declare nothing, and the resource has a
     default of its own."""
     shapes: Mapping[str, Shape] = field(default_factory=dict)
-    """Resource or kind of slot -> what a job takes there, where that is not `shape`: HTCondor rounds requests, and they
-    may be expressions on the machine."""
+    """Resource, kind of slot or slot of this moment (`Startd.moment`) -> what a job takes there, where that is not
+    `shape`: HTCondor rounds requests, and they may be expressions on the machine."""
     refused_by: Mapping[str, str] = field(default_factory=dict)
-    """Kind of slot (`Startd.kind`) -> why pilots of this kind that are there would not take the jobs."""
+    """Kind of slot (`Startd.kind`), or slot of this moment, -> why pilots that are there would not take the jobs."""
+    standing: tuple[str, ...] = ()
+    """Resources of which some pilots that are there would take the jobs, as far as their slot goes."""
+    refused: bool | None = None
+    """The negotiator turned some of these away lately, for whatever reason (`rejected`: because nothing was free)."""
+    keys: tuple[str, ...] = ()
+    """`tier1.pool.JobGroup.key` of all that were merged into this."""
+    waited: int = 0
+    """Negotiation cycles that ended while these waited at every look."""
 
     def walltime_on(self, resource: str) -> int:
         """How long the jobs are taken to run there, seconds: the same as its START takes them."""
         return self.walltimes.get(resource, self.walltime_s)
 
-    def shape_on(self, where: str) -> Shape:
-        """What a job takes on a new pilot of a resource, or on a slot of a kind."""
-        return self.shapes.get(where, self.shape)
+    def shape_on(self, where: str, moment: str = "") -> Shape:
+        """What a job takes on a new pilot of a resource, or on a slot of a kind as it is at this moment."""
+        return self.shapes.get(moment) or self.shapes.get(where, self.shape)
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,11 @@ class Startd:
     kind: str = ""
     made: str = ""
 
+    @property
+    def moment(self) -> str:
+        """Names it as it is now, with what is free and how long it lives, for jobs that look at that."""
+        return "/".join((self.kind, *map(str, self.free.axes), str(self.to_die)))
+
 
 @dataclass(frozen=True)
 class SlurmJob:
@@ -190,6 +203,7 @@ class Pilot:
 
     `wait` and `chance` are about pending ones: what Slurm's reason means, and how likely (0 to 1) it starts within
     the horizon that counts (`slurm.waits.chance`). `tail_drained`: this controller's own drain mark lies on it.
+    `untouched`: negotiation cycles that ended while it took jobs and had the same part free at every look.
     """
 
     job: SlurmJob
@@ -198,6 +212,7 @@ class Pilot:
     wait: Wait = Wait.NORMAL
     chance: float = 1.0
     tail_drained: bool = False
+    untouched: int = 0
 
 
 class Cut(StrEnum):
@@ -349,11 +364,12 @@ class ResourcePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one cycle decides. `held` says why nothing was decided, where that is so."""
+    """What one cycle decides. `held` says why nothing was decided, where that is so; `alarms` are for a person."""
 
     resources: Mapping[str, ResourcePlan]
     streaks: Streaks = Streaks()
     held: str | None = None
+    alarms: tuple[str, ...] = ()
 
 
 class Outcome(StrEnum):

@@ -65,8 +65,8 @@ def command(
             with suppress(ConfigError):
                 limits = observe.read_limits(config, memory, now)
         ads = observe.slot_ads(config, view, schedds, memory, observe.job_lives(config, memory, limits, now))
-        standing = waiting.standing_ads(config, view.startds, view.kinds)
-        found = waiting.demand_of(waiting.matched(config, ads, answers, now, standing), answers)
+        there = waiting.There(config, view.startds, view.kinds)
+        found = waiting.demand_of(waiting.matched(config, ads, answers, now, there), answers)
         groups = chosen(found.groups, _row, KEYS, filters, sort, reverse)
         last[:] = [replace(found, groups=tuple(groups))]
         return last[0]
@@ -162,7 +162,7 @@ def _picture(config: Config, demand: Demand, filtered: bool = False) -> Renderab
             (str(group.shape.gpus), ""),
             (format_duration(group.walltime_s), ""),
             (brief(group.oldest_s) if group.idle else "-", ""),
-            (", ".join(group.resources), "green") if group.resources else ("nowhere", "bold yellow"),
+            _runs_on(group),
         )
         for group in demand.groups
     ]
@@ -186,6 +186,15 @@ def _picture(config: Config, demand: Demand, filtered: bool = False) -> Renderab
         *(Note(line, "bold red") for line in silent),
         *([Note("htcebridge doctor says what is in the way.")] if silent else []),
     )
+
+
+def _runs_on(group: Group) -> tuple[str, str]:
+    """What takes them: new pilots, else those that are there, else nothing."""
+    if group.resources:
+        return (", ".join(group.resources), "green")
+    if group.standing:
+        return (f"joined {', '.join(group.standing)}", "green")
+    return ("nowhere", "bold yellow")
 
 
 def _reasons(group: Group) -> list[str]:

@@ -37,7 +37,7 @@ def decide(config: Config, before: Memory, seen: Observation) -> Decision:
     memory = learn(config, before, pilots, seen)
     view, alarms = situation.build(config, memory, pilots, seen)
     plan = planner.plan(view)
-    problems = (*silent_schedds(seen.demand), *alarms)
+    problems = (*silent_schedds(seen.demand), *alarms, *plan.alarms)
     if seen.negotiator is not None:
         problems = (*problems, *seen.negotiator.alarms)
     if view.stop is not None:

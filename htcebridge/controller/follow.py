@@ -121,7 +121,7 @@ def _would_take(startd: Startd, life_s: int, resource: str, demand: Demand) -> b
         group.idle
         and group.oldest_s > 600
         and group.walltime_on(resource) <= life_s
-        and group.shape_on(startd.kind or resource).times_in(startd.free)
+        and group.shape_on(startd.kind or resource, startd.moment).times_in(startd.free)
         for group in demand.groups
         if resource in group.resources and startd.kind not in group.refused_by
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.controller import follow, submissions
+from htcebridge.controller import follow, submissions, unserved
 from htcebridge.controller.done import Done
 from htcebridge.controller.observation import Collector, Observation, Source
 from htcebridge.model import EndedPilot, Pilot, Wait
@@ -49,6 +49,7 @@ def learn(config: Config, before: Memory, pilots: Sequence[Pilot], seen: Observa
         resources=_resources(config, _reset(before.resources, seen), pilots, seen, new, node_s),
         schedds=_schedds(config, before.schedds, seen),
         slots=slots(config, before.slots, seen.collector.value),
+        negotiations=unserved.learn(before.negotiations, seen, config.pressure.cycle_s),
         ghosts=seen.negotiator.tracks if seen.negotiator is not None else before.ghosts,
         submissions=submissions.learn(before.submissions, entries, pilots, seen.submitted, seen.now),
         upkeep=replace(before.upkeep, looked=seen.now, shared=_shared(seen, before)),

@@ -16,7 +16,7 @@ from htcebridge.slurm.text import Ended, OtherJob, Queue
 from htcebridge.slurm.tres import Tres
 from htcebridge.state.ledger import Entry
 from htcebridge.state.memory import LastAnswer
-from htcebridge.tier1.pool import Ghost
+from htcebridge.tier1.pool import Ghost, Negotiation
 
 T = TypeVar("T")
 
@@ -79,12 +79,13 @@ class Near:
 class Collector:
     """What the Tier-1's collector knows: the startds of our pilots, and the names of the schedds that it has.
 
-    `kinds`: `Startd.kind` -> what these slots advertise.
+    `kinds`: `Startd.kind` -> what these slots advertise. `negotiators`: the last cycle of each.
     """
 
     startds: tuple[Startd, ...]
     schedds: frozenset[str]
     kinds: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    negotiators: tuple[Negotiation, ...] = ()
 
 
 @dataclass(frozen=True)

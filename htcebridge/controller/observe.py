@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from htcebridge.config.tables import Config
-from htcebridge.controller import follow, learn, submissions, waiting, walltimes
+from htcebridge.controller import follow, learn, submissions, unserved, waiting, walltimes
 from htcebridge.controller.observation import Collector, Marks, Near, Negotiator, Observation, Source, Waiting
 from htcebridge.controller.pilots import pilots_of
 from htcebridge.errors import BridgeError, ConfigError, UnknownState
 from htcebridge.pilot import ghost, ghost_view, marks
 from htcebridge.pilot.logs import OutcomeLine, read_outcome
+from htcebridge.plan import packing
 from htcebridge.slurm.commands import Billing, Slurm
 from htcebridge.slurm.limits import SlurmLimits, counts_sizes
 from htcebridge.state import resets
@@ -193,7 +194,7 @@ def _with_tier1(config: Config, seen: Observation, memory: Memory) -> Observatio
     schedds = frozenset(each.name for each in view.schedds if each.address)
     return replace(
         seen,
-        collector=Source(now, Collector(view.startds, schedds, view.kinds)),
+        collector=Source(now, Collector(view.startds, schedds, view.kinds, view.negotiators)),
         waiting=_read(now, lambda: _waiting(config, view, memory, job_lives(config, memory, seen.limits, now), now)),
     )
 
@@ -213,11 +214,13 @@ def _waiting(config: Config, view: pool.PoolView, memory: Memory, lives: Mapping
     refusal = ghost.refusal([each.version for each in view.negotiators]) if wants_negotiator else ""
     asks_negotiator = wants_negotiator and not refusal
     window_s = ghost.window_s(config, view) if asks_negotiator else None
+    if window_s is None and unserved.suspected(memory.negotiations, packing.A_FEW_CYCLES):
+        window_s = waiting.REJECTED_LATELY_S  # their reasons are for the plan's words
     answers = waiting.ask_schedds(config, schedds, memory.schedds, now, window_s)
     if all(answer.error is not None and answer.age_s is None for answer in answers):
         raise UnknownState("; ".join(f"schedd {answer.schedd}: {answer.error}" for answer in answers))
     ads = slot_ads(config, view, schedds, memory, lives)
-    groups = waiting.matched(config, ads, answers, now, waiting.standing_ads(config, view.startds, view.kinds))
+    groups = waiting.matched(config, ads, answers, now, waiting.There(config, view.startds, view.kinds))
     says = Negotiator(view.ghosts, ads if asks_negotiator else {}, {}, (refusal,) if refusal else (), asks_negotiator)
     if asks_negotiator:
         found, tracks = ghost.read(config, view, answers, memory.ghosts, ads, now)

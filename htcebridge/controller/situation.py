@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.controller import follow, submissions, walltimes
+from htcebridge.controller import follow, submissions, unserved, walltimes
 from htcebridge.controller.observation import Marks, Observation
 from htcebridge.model import Cap, Cut, Limits, Pilot, PilotPhase, Policy, Situation, Wait
 from htcebridge.pilot import script
@@ -44,7 +44,7 @@ def build(
     view = _View(seen.now, memory, entries, marks, pilots, seen.others, held)
     situation = Situation(
         now=seen.now,
-        demand=seen.demand,
+        demand=unserved.waited(seen.demand, memory.negotiations),
         pilots=_with_chances(config, view),
         limits={name: _limits(config, name, view, verdicts.get(name, Health())) for name in config.resources},
         policy=policy(config),
@@ -104,7 +104,8 @@ def _with_chances(config: Config, view: _View) -> tuple[Pilot, ...]:
     tail = view.marks.tail | set(view.memory.pilots.undrained)
     horizon_s = config.pressure.start_horizon.total_seconds()
     known = []
-    for each in view.pilots:
+    for pilot in view.pilots:
+        each = unserved.untouched(pilot, view.memory.negotiations)
         job = replace(each.job, time_min_s=shortest.get(f"{each.job.plan_id}:{each.job.resource}"))
         likely = each.chance
         if each.phase is PilotPhase.PENDING:

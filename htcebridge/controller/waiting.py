@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from htcebridge.config.tables import Config
-from htcebridge.model import Demand, Group, ScheddAnswer, Startd
+from htcebridge.model import Demand, Group, ScheddAnswer, Shape, Startd
 from htcebridge.pilot import script
 from htcebridge.state.memory import LastAnswer, Learnt, Schedds
 from htcebridge.tier1 import pool
-from htcebridge.tier1.fit import Matcher, evaluate
+from htcebridge.tier1.fit import Fit, Job, Matcher, evaluate
 
 # Older than some negotiation cycles a rejection says nothing about now.
-_REJECTED_LATELY_S = 1800
+REJECTED_LATELY_S = 1800
 # A schedd that does not answer is counted as it was for so many cycles, and no longer than this; its jobs have moved on
 # by then, and it is silent. So much of an answer is kept.
 _STANDS_IN_CYCLES = 3
@@ -30,7 +31,7 @@ def ask_schedds(
     `window_s`: ask also what the negotiator turned away for so long.
     """
     if window_s is None and config.pressure.either_only_rejected:
-        window_s = _REJECTED_LATELY_S
+        window_s = REJECTED_LATELY_S
     since = now - window_s if window_s is not None else None
     answers = pool.read_demand(pool.pool_of(config), schedds, pool.tag_of(config), before.qdates, since)
     lately = _lately(config, before, now)
@@ -85,25 +86,73 @@ def matched(
     new: Mapping[str, str],
     answers: Sequence[pool.ScheddGroups],
     now: int,
-    standing: Mapping[str, str] | None = None,
+    there: There | None = None,
 ) -> list[Group]:
     """What waits, each group of each schedd matched against each resource.
 
-    `new`: resource -> the slot of a pilot that would be started; `standing`: `Startd.kind` -> that of pilots that are
-    there (`standing_ads`), as ClassAd text.
+    `new`: resource -> the slot of a pilot that would be started, as ClassAd text; `there`: the pilots that are there.
     """
-    matchers = Matcher(new), Matcher(standing or {})
+    matchers = Matcher(new), there or There(config, (), {})
     return [group for answer in answers for group in _groups(answer, *matchers, config, now)]
+
+
+# Of jobs at single slots in one cycle: a second of a core.
+_MOST_LOOKS = 25_000
+_NO = Fit(Job(Shape(0, 0), 0), "it is of no resource")
+
+
+class There:
+    """The pilots that are there, as slots that jobs are matched against: equal ones once.
+
+    Each by itself, as it is at this moment, is looked at for jobs alone that look at what is free or how long it lives;
+    for the first groups, if these are many.
+    """
+
+    def __init__(self, config: Config, startds: Iterable[Startd], kinds: Mapping[str, Mapping[str, str]]) -> None:
+        self._config, self._kinds, self._startds = config, kinds, tuple(startds)
+        self._whole = Matcher(standing_ads(config, self._startds, kinds))
+        self._resource_of = _resource_of(config, self._startds, kinds)
+        self._left = _MOST_LOOKS
+
+    def judge(self, job_text: str, default: Job) -> dict[str, Fit]:
+        """How such a job fits each kind, and each slot where that may be something else. Raises nothing."""
+        found = self._whole.judge(job_text, default)
+        if self._left > 0 and Matcher.looks_at_the_moment(job_text):
+            self._left -= len(self._startds)
+            return found | self._each.judge(job_text, default)
+        return found
+
+    def resources(self, found: Mapping[str, Fit]) -> tuple[str, ...]:
+        """The resources of which some pilot takes a job that was judged so."""
+        taking = {
+            each.kind for each in self._startds if not (found.get(each.moment) or found.get(each.kind, _NO)).why_not
+        }
+        return tuple(
+            name for name in self._config.resources if name in {self._resource_of.get(kind) for kind in taking}
+        )
+
+    @cached_property
+    def _each(self) -> Matcher:
+        kinds, names = self._kinds, self._resource_of
+        return Matcher(
+            {
+                each.moment: script.standing_ad(self._config, names[each.kind], kinds[each.kind], each)
+                for each in self._startds
+                if each.kind in names
+            }
+        )
 
 
 def standing_ads(config: Config, startds: Iterable[Startd], kinds: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """`Startd.kind` -> the slot of such pilots as ClassAd text, of resources in the configuration."""
-    resource_of = {each.kind: kinds[each.kind].get("PilotResource", "").strip('"') for each in startds}
-    return {
-        kind: script.standing_ad(config, name, kinds[kind])
-        for kind, name in resource_of.items()
-        if name in config.resources
-    }
+    resource_of = _resource_of(config, startds, kinds)
+    return {kind: script.standing_ad(config, name, kinds[kind]) for kind, name in resource_of.items()}
+
+
+def _resource_of(config: Config, startds: Iterable[Startd], kinds: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """`Startd.kind` -> the resource in the configuration that it is of."""
+    names = {each.kind: kinds[each.kind].get("PilotResource", "").strip('"') for each in startds}
+    return {kind: name for kind, name in names.items() if name in config.resources}
 
 
 def demand_of(groups: Iterable[Group], answers: Sequence[pool.ScheddGroups]) -> Demand:
@@ -128,10 +177,11 @@ def merged(groups: Iterable[Group]) -> list[Group]:
         by_slot = (group.why_not, group.walltimes, group.refused_by)
         by_resource = (
             group.resources,
+            group.standing,
             *(tuple(sorted(each.items())) for each in by_slot),
             *sorted(group.shapes.items()),
         )
-        key = (group.shape, group.walltime_s, group.owner, group.vo, by_resource, group.rejected)
+        key = (group.shape, group.walltime_s, group.owner, group.vo, by_resource, group.rejected, group.refused)
         other = found.get(key)
         found[key] = (
             replace(
@@ -140,6 +190,7 @@ def merged(groups: Iterable[Group]) -> list[Group]:
                 running=group.running + other.running,
                 oldest_s=max(group.oldest_s, other.oldest_s),
                 key="",
+                keys=tuple(dict.fromkeys((*other.keys, *group.keys))),
             )
             if other
             else group
@@ -147,7 +198,7 @@ def merged(groups: Iterable[Group]) -> list[Group]:
     return list(found.values())
 
 
-def _groups(answer: pool.ScheddGroups, new: Matcher, standing: Matcher, config: Config, now: int) -> Iterable[Group]:
+def _groups(answer: pool.ScheddGroups, new: Matcher, standing: There, config: Config, now: int) -> Iterable[Group]:
     default_s = int(config.pilot.default_walltime.total_seconds())
     either = {vo.name.lower() for vo in config.vos if vo.placement == "either"}
     for group in answer.groups:
@@ -165,7 +216,9 @@ def _groups(answer: pool.ScheddGroups, new: Matcher, standing: Matcher, config: 
             why_not={name: each.why_not for name, each in fits.items() if each.why_not},
             either=group.vo.lower() in either,
             rejected=group.rejected,
+            refused=group.refused,
             key=group.key,
+            keys=(group.key,) if group.key else (),
             walltimes={
                 name: each.job.walltime_s for name, each in fits.items() if each.job.walltime_s != asked.walltime_s
             },
@@ -175,4 +228,5 @@ def _groups(answer: pool.ScheddGroups, new: Matcher, standing: Matcher, config: 
                 if not each.why_not and each.job.shape != asked.shape
             },
             refused_by={kind: each.why_not for kind, each in there.items() if each.why_not},
+            standing=standing.resources(there),
         )

@@ -16,7 +16,7 @@ from htcebridge.controller import walltimes
 from htcebridge.doctor.checks import Finding, Problem, Status, finding
 from htcebridge.pilot import ghost, script
 from htcebridge.slurm.limits import SlurmLimits, room
-from htcebridge.tier1.pool import Tagged
+from htcebridge.tier1.pool import Negotiation, Tagged
 from htcebridge.tier1.tokens import Claims
 from htcebridge.units import format_duration, plural
 
@@ -29,6 +29,8 @@ OLDEST_SLURM = (22, 5)
 CLOCK_WARN_S = 5
 # `pressure run` is ended by its watchdog after as long (deploy/systemd), and cron starts every 2 minutes.
 CYCLE_FAIL_S = 900
+# One may have begun before the pilot was there, one may have been cut short.
+CYCLES_OF_AN_IDLE_PILOT = 3
 # A pilot's log that young shows that nodes write there.
 PILOT_LATELY_S = 7 * 86400
 # File systems of one machine. Any other may be a shared one.
@@ -58,6 +60,36 @@ def negotiator(condor_versions: Sequence[str]) -> Finding:
         fix = 'until then set pressure.demand_source = "query", which shows the negotiator nothing'
         return Finding("negotiator", "", Status.FAIL, refusal, fix)
     return finding("negotiator", "", "its version may be shown offline slots")
+
+
+DEPTH_FIRST = "NEGOTIATOR_DEPTH_FIRST"
+
+
+def negotiation(config: Config, last: Negotiation, depth_first: bool | None) -> Finding:
+    """How often a negotiator looks at a pilot, and whether it fills one before the next (None: it did not say)."""
+    about = last.name.partition("@")[2] or last.name or "negotiator"
+    if not last.period_s:
+        said = (
+            "the collector does not say how long its cycles take: whether it gives what a plan counts on is not known"
+        )
+        return finding("negotiator", about, said)
+    order = {
+        True: f"fills one pilot before the next ({DEPTH_FIRST})",
+        False: f"may spread a burst over several pilots ({DEPTH_FIRST} is off)",
+        None: f"does not say whether {DEPTH_FIRST} is on",
+    }[depth_first]
+    needs_s = CYCLES_OF_AN_IDLE_PILOT * last.period_s
+    hasty = sorted(
+        name
+        for name, resource in config.resources.items()
+        if resource.executor is None and resource.idle_timeout.total_seconds() < needs_s
+    )
+    problems = []
+    if hasty:
+        too_short = f"idle_timeout of {', '.join(hasty)} is shorter than {CYCLES_OF_AN_IDLE_PILOT} of them"
+        fix = f"a pilot may leave before a job is given to it: set it to {format_duration(needs_s)} or more"
+        problems.append(Problem(Status.WARN, too_short, fix))
+    return finding("negotiator", about, f"a cycle every {format_duration(last.period_s)}; it {order}", problems)
 
 
 def clock(whose: str, ahead_s: int, max_skew_s: float) -> Finding:

@@ -6,6 +6,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -21,7 +22,7 @@ from htcebridge.pilot import advertise
 from htcebridge.state.memory import recall
 from htcebridge.tier1 import pool as tier1_pool
 from htcebridge.tier1 import tokens
-from htcebridge.tier1.pool import Schedd, Tagged
+from htcebridge.tier1.pool import Negotiation, Schedd, Tagged
 
 _CONNECT_S = 5.0
 
@@ -148,14 +149,25 @@ def _schedds(config: Config, timeout_s: float, now: int) -> Iterator[Finding]:
     if config.pressure.demand_source == "negotiator":
         yield judge.negotiator([each.version for each in view.negotiators])
     schedds = tier1_pool.with_absent(config, view.schedds, now, recall(config).schedds.known)
-    with ThreadPoolExecutor(max_workers=len(schedds)) as threads:
+    with ThreadPoolExecutor(max_workers=len(schedds) + len(view.negotiators)) as threads:
+        negotiations = threads.map(lambda each: _negotiation(config, pool, each), view.negotiators)
         answers = list(threads.map(lambda schedd: _ask(config, pool, schedd), schedds))
+        yield from negotiations
     for lines, _ in answers:
         yield from lines
     tags = [tag for _, found in answers if found is not None for tag in found]
     asked = sum(1 for _, found in answers if found is not None)
     if asked:
         yield from judge.routes(config, tags, asked)
+
+
+def _negotiation(config: Config, pool: tier1_pool.Pool, negotiator: Negotiation) -> Finding:
+    """What the plan assumes of a negotiator. One that answers nobody is no fault: its ad has its cycles."""
+    depth_first = None
+    with suppress(BridgeError):
+        settings = tier1_pool.read_settings(pool, negotiator.address, negotiator.version, [judge.DEPTH_FIRST])
+        depth_first = settings.get(judge.DEPTH_FIRST, "false").strip().lower() in ("true", "1", "t", "yes")
+    return judge.negotiation(config, negotiator, depth_first)
 
 
 def _ask(config: Config, pool: tier1_pool.Pool, schedd: Schedd) -> tuple[list[Finding], list[Tagged] | None]:

@@ -16,7 +16,7 @@ from htcebridge import trusted
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
 from htcebridge.errors import ConfigError
-from htcebridge.model import Limits, Shape
+from htcebridge.model import Limits, Shape, Startd
 from htcebridge.pilot import checks as pilot_checks
 from htcebridge.pilot import siteconf
 from htcebridge.pilot.exit_codes import OF_CHECKS, PilotExit
@@ -33,6 +33,8 @@ _GENERIC = "startd_configs/generic.conf.j2"
 # to ask, the configuration's word has to do.
 _CONTAINERS = {"HasContainer": True, "HasSingularity": True, "HasSIF": True, "HasSandboxImage": True}
 # The moment's part of a slot that has just joined.
+# Of an empty slot that is all of its startd they are the same.
+_PARTS = ("", "Total", "TotalSlot")
 _IDLE = {
     "State": "Unclaimed",
     "Activity": "Idle",
@@ -154,13 +156,10 @@ def template_ad(
         **identity(config, name),
         **resource.attributes,
         **_IDLE,
-        "Cpus": shape.cpus,
-        "TotalCpus": shape.cpus,
-        "Memory": shape.memory_mb,
-        "TotalMemory": shape.memory_mb,
-        "Disk": shape.disk_mb * 1024,
-        "TotalDisk": shape.disk_mb * 1024,
-        "GPUs": shape.gpus,
+        **{f"{part}Cpus": shape.cpus for part in _PARTS},
+        **{f"{part}Memory": shape.memory_mb for part in _PARTS},
+        **{f"{part}Disk": shape.disk_mb * 1024 for part in _PARTS},
+        **{f"{part}GPUs": shape.gpus for part in _PARTS},
         "PilotJobLife": life,
     }
     expressions = {
@@ -177,15 +176,20 @@ def template_ad(
     return slots.text(base, _literals(values), expressions)
 
 
-def standing_ad(config: Config, name: str, kind: Mapping[str, str]) -> str:
+def standing_ad(config: Config, name: str, kind: Mapping[str, str], now: Startd | None = None) -> str:
     """The slot of pilots that are there, as ClassAd text, from what they all advertise (`tier1.slots.lasting`).
 
-    What changes while a pilot lives is left to whoever counts: free resources, remaining life, our own drain marks.
+    What changes while a pilot lives is left to whoever counts, if `now` does not say how one of them is: free
+    resources, remaining life. Our own drain marks always are.
     """
-    life = {"GLIDEIN_ToDie": _FAR, "GLIDEIN_ToRetire": _FAR}
-    return slots.text(
-        kind, _literals({**_IDLE, **life}), {"JobWall": job_wall_expression(config, config.resources[name])}
-    )
+    values: dict[str, object] = {**_IDLE, "GLIDEIN_ToDie": _FAR, "GLIDEIN_ToRetire": _FAR}
+    if now is not None:
+        free = now.free
+        values |= {"Cpus": free.cpus, "Memory": free.memory_mb, "Disk": free.disk_mb * 1024, "GPUs": free.gpus}
+        values |= {"GLIDEIN_ToDie": now.to_die, "GLIDEIN_ToRetire": now.to_die}
+    totals = {part + what: kind[what] for what in slots.RESOURCES if what in kind for part in _PARTS}
+    wall = {"JobWall": job_wall_expression(config, config.resources[name])}
+    return slots.text(kind, totals, _literals(values), wall)
 
 
 def _literals(values: Mapping[str, object]) -> dict[str, str]:

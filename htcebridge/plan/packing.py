@@ -13,6 +13,10 @@ from enum import Enum, auto
 
 from htcebridge.model import Group, Limits, Pilot, PilotPhase, Shape, Wait
 
+# The negotiator does not give a slot to a job that both have stood still for so many of its cycles. One may have begun
+# before they were there, and a schedd's turn may be cut short; nobody has it so three times.
+A_FEW_CYCLES = 3
+
 # Remaining lives are rounded down to this, so that pilots that started together are one bin.
 _LIFE_STEP_S = 60
 
@@ -33,7 +37,8 @@ class Bin:
     """`count` nodes of equal content. `jobs` were put into each; `whole` is what an empty one has.
 
     `pilots` are their ids, in the order in which they are filled; none for new nodes. `kind` is that of a joined slot
-    (`Startd.kind`), `kept` how many cores a job without a GPU leaves free for each free GPU.
+    (`Startd.kind`), `moment` names it as it was (`Startd.moment`), `kept` is how many cores a job without a GPU leaves
+    free for each free GPU, `untouched` as in `Pilot`.
     """
 
     resource: str
@@ -48,18 +53,19 @@ class Bin:
     pilots: tuple[str, ...] = ()
     kind: str = ""
     kept: int = 0
+    untouched: int = 0
+    moment: str = ""
 
-    @property
-    def where(self) -> str:
-        """By what a group says what it takes here (`Group.shape_on`)."""
-        return self.kind or self.resource
+    def shape_of(self, group: Group) -> Shape:
+        """What a job of the group takes here."""
+        return group.shape_on(self.kind or self.resource, self.moment)
 
     def taking(self, group: Group, jobs: int, count: int, first: int = 0) -> Bin:
         """`count` of these nodes from the `first` on, with so many more jobs in each."""
         return Bin(
             self.resource,
             self.stage,
-            self.free.less(group.shape_on(self.where), jobs),
+            self.free.less(self.shape_of(group), jobs),
             self.life_s,
             self.whole,
             count,
@@ -69,6 +75,8 @@ class Bin:
             self.pilots[first : first + count],
             self.kind,
             self.kept,
+            self.untouched,
+            self.moment,
         )
 
     @property
@@ -97,9 +105,24 @@ class Packed:
 
 def fits(group: Group, bin_: Bin) -> int:
     """How many jobs of the group one such node takes as it is. Nothing else in the plan answers that."""
-    if bin_.resource not in group.resources or bin_.kind in group.refused_by:
+    return 0 if withheld(group, bin_) else would_fit(group, bin_)
+
+
+def withheld(group: Group, bin_: Bin) -> bool:
+    """Whether the negotiator has had a few cycles to start such a job there and has not, for whatever reason."""
+    return bin_.untouched >= A_FEW_CYCLES and group.waited >= A_FEW_CYCLES
+
+
+def would_fit(group: Group, bin_: Bin) -> int:
+    """How many jobs of the group one such node would take by requests and START alone."""
+    refused = group.refused_by
+    if bin_.kind in refused or bin_.moment in refused:
         return 0
-    shape, free = group.shape_on(bin_.where), bin_.free
+    if bin_.resource not in (group.standing if bin_.kind and group.standing else group.resources):
+        return 0
+    shape, free = bin_.shape_of(group), bin_.free
+    if free.cpus <= 0 and bin_.moment in group.shapes:
+        return 0  # a part of nothing
     if free.cpus < shape.cpus or free.memory_mb < shape.memory_mb or group.walltime_on(bin_.resource) > bin_.life_s:
         return 0  # most of all questions: without the arithmetic
     if bin_.kept and not shape.gpus:
@@ -114,19 +137,24 @@ def new_node(limit: Limits, count: int = 1) -> Bin:
 
 
 def by_size(groups: Iterable[Group], limits: Mapping[str, Limits]) -> list[Group]:
-    """What can be packed at all, largest dominant share first; of equals the longest job, then the oldest."""
+    """What can be packed at all, largest dominant share first; of equals the longest job, then the oldest.
+
+    Some may have a place in pilots that are there alone (`Group.standing`).
+    """
 
     def size(group: Group) -> tuple[float, int, int]:
-        share = max(group.shape_on(name).dominant_share(limits[name].node) for name in group.resources)
+        names = group.resources or group.standing
+        share = max(group.shape_on(name).dominant_share(limits[name].node) for name in names)
         return (share, group.walltime_s, group.oldest_s)
 
     known = [_with_known(group, limits) for group in groups if group.idle > 0]
-    return sorted((group for group in known if group.resources), key=size, reverse=True)
+    return sorted((group for group in known if group.resources or group.standing), key=size, reverse=True)
 
 
 def _with_known(group: Group, limits: Mapping[str, Limits]) -> Group:
-    names = tuple(name for name in group.resources if name in limits)
-    return group if names == group.resources else replace(group, resources=names)
+    names, standing = (tuple(name for name in each if name in limits) for each in (group.resources, group.standing))
+    same = (names, standing) == (group.resources, group.standing)
+    return group if same else replace(group, resources=names, standing=standing)
 
 
 # --------------------------------------------------------------------------- nodes that are there or on their way
@@ -143,7 +171,9 @@ def supply(pilots: Sequence[Pilot], limits: Mapping[str, Limits], now: int) -> l
             stage = Stage.DRAINED if pilot.tail_drained else Stage.JOINED
             startd, life_s = pilot.startd, pilot.startd.to_die - now
             joined = Bin(limit.name, stage, startd.free, life_s, startd.total, pilots=(pilot.job.id,))
-            bins[stage].append(replace(joined, kind=startd.kind, kept=limit.cpus_kept_per_gpu))
+            kept = limit.cpus_kept_per_gpu
+            joined = replace(joined, kind=startd.kind, kept=kept, untouched=pilot.untouched, moment=startd.moment)
+            bins[stage].append(joined)
         elif pilot.phase is PilotPhase.BOOTING:
             ends = pilot.job.ends if pilot.job.ends is not None else now + limit.walltime_s
             bins[Stage.BOOTING].append(_whole(pilot, limit, Stage.BOOTING, ends - now))
@@ -293,7 +323,7 @@ def _least(groups: Iterable[Group]) -> dict[str, tuple[int, ...]]:
     """Resource -> the least on each axis that any of these jobs asks there."""
     least: dict[str, tuple[int, ...]] = {}
     for group in groups:
-        for name in group.resources:
+        for name in {*group.resources, *group.standing}:
             for shape in (group.shape_on(name), *group.shapes.values()):
                 least[name] = tuple(map(min, shape.axes, least.get(name, shape.axes)))
     return least

@@ -9,7 +9,19 @@ from dataclasses import dataclass, replace
 
 from htcebridge.model import Group, Limits, Pilot, PilotPhase, Policy, Situation, Wait
 from htcebridge.plan import opening
-from htcebridge.plan.packing import Bin, Placed, by_size, expected, fill, queued, supply
+from htcebridge.plan.packing import (
+    A_FEW_CYCLES,
+    Bin,
+    Placed,
+    by_size,
+    expected,
+    fill,
+    fits,
+    new_node,
+    queued,
+    supply,
+    would_fit,
+)
 from htcebridge.units import format_duration, plural
 
 # So many sentences about jobs without a place has one resource's plan at most; what they quote of a job is cut.
@@ -26,12 +38,26 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Withheld:
+    """Jobs of one group that would fit into joined pilots that the negotiator has not given them for `cycles` cycles.
+
+    `pilots` are all such of one resource, `jobs` as many as these would take.
+    """
+
+    group: Group
+    resource: str
+    pilots: tuple[str, ...]
+    jobs: int
+    cycles: int
+
+
+@dataclass(frozen=True)
 class Places:
     """Every idle job is in `there`, in `opened` or in `left`.
 
     `there` are the nodes that run or pend, with what was put into them, `opened` new ones. `unplaced` are the jobs that
     no running pilot takes. So many of the jobs in `there` as `again` says are in `opened` too: their pending pilots are
-    not expected to start, another resource's may.
+    not expected to start, another resource's may. `withheld` is what is there and no supply, by the negotiator.
     """
 
     there: tuple[Bin, ...]
@@ -39,6 +65,7 @@ class Places:
     left: tuple[Left, ...]
     unplaced: tuple[Group, ...] = ()
     again: int = 0
+    withheld: tuple[Withheld, ...] = ()
 
 
 def find(situation: Situation, room: Mapping[str, int]) -> Places:
@@ -46,20 +73,30 @@ def find(situation: Situation, room: Mapping[str, int]) -> Places:
     limits, policy = situation.limits, situation.policy
     groups = by_size(situation.demand.groups, limits)
     near = fill(groups, supply(situation.pilots, limits, situation.now))
-    far = fill(near.left, queued(situation.pilots, limits))
+    far = fill([group for group in near.left if group.resources], queued(situation.pilots, limits))
     slow = _slow(situation.pilots)
     elsewhere = fill(_elsewhere(far.placed, limits, slow), far.bins)
+    strangers = [each for each in situation.demand.groups if not any(name in limits for name in each.standing)]
+    withheld = _withheld(near.left, near.bins)
     can, unable = _able(far.left, limits)
-    may, refused = _may_open(can, (*near.placed, *far.placed), situation)
-    again = [group for group in elsewhere.left if opening.able(group, limits) and not _tier1s_turn(group, policy)]
+    certain, doubtful = _probing(can, withheld, situation)
+    may, refused = _may_open(certain, (*near.placed, *far.placed), situation)
+    sure = [group for group in elsewhere.left if not any(each.group.keys == group.keys for each in withheld)]
+    again = [group for group in sure if opening.able(group, limits) and not _tier1s_turn(group, policy)]
     waiting = by_size([*may, *again], limits)
     opened = opening.open_nodes(waiting, limits, room, policy.min_fill, policy.max_wait_s, slow) if waiting else ()
     return Places(
         there=(*near.bins, *elsewhere.bins),
         opened=opened,
-        left=(*_nowhere(situation.demand.groups, limits), *unable, *refused),
+        left=(
+            *_nowhere([*strangers, *(group for group in near.left if not group.resources)], limits),
+            *unable,
+            *doubtful,
+            *refused,
+        ),
         unplaced=near.left,
         again=sum(group.idle for group in again),
+        withheld=withheld,
     )
 
 
@@ -134,6 +171,94 @@ def _too_much(group: Group, limit: Limits) -> str:
     return f"of {format_duration(walltime_s)}: a pilot gives a job {format_duration(limit.job_life_s)} at most"
 
 
+# --------------------------------------------------------------------------- what the negotiator does not give
+
+
+def _withheld(groups: Iterable[Group], bins: Sequence[Bin]) -> tuple[Withheld, ...]:
+    """What these jobs, which got no place in joined pilots, would have there but for the negotiator."""
+    waiting = [group for group in groups if group.waited >= A_FEW_CYCLES]
+    still = [bin_ for bin_ in bins if bin_.untouched >= A_FEW_CYCLES] if waiting else []
+    found = []
+    for group in waiting:
+        for name in group.resources:
+            room = [(bin_, would_fit(group, bin_)) for bin_ in still if bin_.resource == name and not bin_.jobs]
+            room = [(bin_, fit) for bin_, fit in room if fit]
+            if room:
+                ids = tuple(pilot for bin_, _ in room for pilot in bin_.pilots)
+                jobs = min(group.idle, sum(fit for _, fit in room))
+                cycles = min(group.waited, max(bin_.untouched for bin_, _ in room))
+                found.append(Withheld(group, name, ids, jobs, cycles))
+    return tuple(found)
+
+
+def _probing(
+    groups: Iterable[Group], withheld: Iterable[Withheld], situation: Situation
+) -> tuple[list[Group], list[Left]]:
+    """The groups that may open nodes as they are, and of those that the negotiator gives nothing as much as new pilots
+    may show whether it is those that are there (`_probes`): the others wait."""
+    doubted: dict[tuple[str, ...], list[Withheld]] = {}
+    for each in withheld:
+        doubted.setdefault(each.group.keys, []).append(each)
+    if not doubted:
+        return list(groups), []
+    limits, certain, left = situation.limits, [], []
+    probes = {name: _probes(name, situation.pilots) for name in limits}
+    for group in groups:
+        about = doubted.get(group.keys)
+        if about is None:
+            certain.append(group)
+            continue
+        said = f"that fit into joined pilots are not given them: {waited_for(about)}; {_probed(group)}"
+        most = 0
+        for name in opening.able(group, limits) if not _for_a_limit(group) else ():
+            fit = fits(group, new_node(limits[name]))
+            jobs = min(group.idle - most, probes[name] * fit)
+            probes[name] -= -(-jobs // fit)
+            most += jobs
+        if most:
+            certain.append(replace(group, idle=most))
+        if group.idle > most:
+            left.append(Left(group.idle - most, dict.fromkeys(group.resources, said)))
+    return certain, left
+
+
+def waited_for(withheld: Iterable[Withheld]) -> str:
+    """For how many of the negotiator's cycles, in words."""
+    return f"{plural(max(each.cycles for each in withheld), 'negotiation cycle')} have passed"
+
+
+def _for_a_limit(group: Group) -> bool:
+    """Whether the negotiator said that it is not nodes that they lack."""
+    return bool(group.refused) and not group.rejected
+
+
+def _probed(group: Group) -> str:
+    if _for_a_limit(group):
+        return "the negotiator names a limit of its own, which no new pilot would change"
+    return "new pilots show whether it is these, no more at a time than take jobs now"
+
+
+def _probes(name: str, pilots: Iterable[Pilot]) -> int:
+    """How many new pilots of a resource may show whether jobs start there: one, or as many as take jobs now.
+
+    Those on their way count, and so do empty ones that got no job for a few cycles: another would be no luckier.
+    """
+    takers, coming, refused = 0, 0, 0
+    for pilot in pilots:
+        if pilot.job.resource != name or pilot.phase not in (PilotPhase.PENDING, PilotPhase.BOOTING, PilotPhase.JOINED):
+            continue
+        if pilot.startd and pilot.startd.jobs:
+            takers += pilot.untouched < A_FEW_CYCLES
+        elif pilot.untouched < A_FEW_CYCLES:
+            coming += 1
+        else:
+            refused += 1
+    return max(0, max(takers, 1) - coming - refused)
+
+
+# --------------------------------------------------------------------------- what may open a node
+
+
 def _may_open(
     groups: Iterable[Group], placed: Iterable[Placed], situation: Situation
 ) -> tuple[list[Group], list[Left]]:
@@ -145,7 +270,7 @@ def _may_open(
             for vo, busy in pilot.startd.busy_by_vo.items():
                 cpus[vo.lower()] += busy
     for each in placed:
-        cpus[each.group.vo.lower()] += each.jobs * each.group.shape.cpus
+        cpus[each.group.vo.lower()] += each.jobs * each.group.shape_on(each.resource).cpus
     may: list[Group] = []
     left: list[Left] = []
     for group in groups:
@@ -153,16 +278,16 @@ def _may_open(
         if why:
             left.append(Left(group.idle, dict.fromkeys(group.resources, why)))
             continue
-        vo = group.vo.lower()
+        vo, each_cpus = group.vo.lower(), max(group.shape_on(name).cpus for name in group.resources)
         allowed, cap = group.idle, policy.vo_cpus.get(vo)
         if cap is not None:
-            allowed = min(group.idle, max(0, cap - cpus[vo]) // max(1, group.shape.cpus))
+            allowed = min(group.idle, max(0, cap - cpus[vo]) // max(1, each_cpus))
         if allowed < group.idle:
             why = f"of {group.vo} open no node: it has {cpus[vo]} of max_total_cpus {cap}"
             left.append(Left(group.idle - allowed, dict.fromkeys(group.resources, why)))
         if allowed:
             may.append(replace(group, idle=allowed))
-            cpus[vo] += allowed * group.shape.cpus
+            cpus[vo] += allowed * each_cpus
     return may, left
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from htcebridge.model import (
     Cap,
     Cut,
+    Group,
     Limits,
     Pilot,
     PilotPhase,
@@ -26,8 +27,8 @@ from htcebridge.model import (
 )
 from htcebridge.plan import places, tail
 from htcebridge.plan.opening import lower_bound, worth_a_node
-from htcebridge.plan.packing import Bin, Stage, age, expected, of_use
-from htcebridge.plan.places import Places
+from htcebridge.plan.packing import A_FEW_CYCLES, Bin, Stage, age, expected, of_use
+from htcebridge.plan.places import Places, Withheld
 from htcebridge.units import format_duration, plural
 
 
@@ -52,7 +53,11 @@ def plan(situation: Situation) -> Plan:
         case = _Case(limit, own[name], found, situation)
         plans[name] = _constant(case, shared, streaks) if limit.constant else _on_demand(case, shared, streaks)
     promised = _jobs(bin_ for bin_ in found.there if bin_.stage is Stage.JOINED)
-    return Plan(resources=plans, streaks=Streaks(streaks.surplus, streaks.wanted, streaks.sparse, promised))
+    return Plan(
+        resources=plans,
+        streaks=Streaks(streaks.surplus, streaks.wanted, streaks.sparse, promised),
+        alarms=tuple(_alarms(found.withheld)),
+    )
 
 
 def hold(why: str, limits: Iterable[str], pilots: Sequence[Pilot] = ()) -> Plan:
@@ -194,6 +199,7 @@ def _about_supply(case: _Case) -> Iterable[str]:
     if in_joined:
         yield f"{plural(in_joined, 'waiting job')} fit into joined pilots"
     yield from _refused(case)
+    yield from _not_given(case)
     booting = _used(case.there, Stage.BOOTING)
     pending = _used(case.there, Stage.PENDING)
     if booting or pending:
@@ -223,6 +229,49 @@ def _refused(case: _Case) -> Iterable[str]:
                     jobs[pilots[kind], why] += group.idle
     for (count, why), waiting in jobs.most_common(_MOST_REFUSALS):
         yield f"{plural(count, 'joined pilot')} would refuse {plural(waiting, 'waiting job')}: {why}"
+
+
+def _not_given(case: _Case) -> Iterable[str]:
+    """Joined pilots that are no supply because the negotiator gives them to nobody."""
+    withheld = [each for each in case.places.withheld if each.resource == case.limit.name]
+    if withheld:
+        pilots = {pilot for each in withheld for pilot in each.pilots}
+        jobs = sum(each.jobs for each in withheld)
+        yield (
+            f"{plural(len(pilots), 'joined pilot')} would take {plural(jobs, 'waiting job')}, and "
+            f"{places.waited_for(withheld)} without: not counted as supply for them"
+        )
+
+
+def _alarms(withheld: Iterable[Withheld]) -> Iterable[str]:
+    """What has been so for as long again as it took to be believed."""
+    lasting = [each for each in withheld if each.cycles >= 2 * A_FEW_CYCLES]
+    for each in sorted(lasting, key=lambda each: -each.jobs)[:_MOST_REFUSALS]:
+        group = each.group
+        yield (
+            f"resource {each.resource}: {plural(each.jobs, 'job')} of {group.owner} ({group.vo}) would fit into "
+            f"{plural(len(each.pilots), 'joined pilot')} ({', '.join(each.pilots[:3])}), and the negotiator has not "
+            f"started them for {each.cycles} of its cycles; {_suspects(group)}"
+        )
+
+
+def _suspects(group: Group) -> str:
+    """What is to be looked at, by what the schedds noted of the negotiator's answers."""
+    if group.rejected:
+        return (
+            "it says that nothing free takes them: look at the pilots' START and the jobs' Requirements "
+            "(htcebridge explain; condor_q -better-analyze)"
+        )
+    if group.refused:
+        return (
+            "it turned them away for a limit: look at the VO's quota (condor_userprio), the jobs' concurrency limits, "
+            "the owner's priority"
+        )
+    return (
+        "it has not said why: look at the pilots' START and the jobs' Requirements (htcebridge explain), the VO's "
+        "quota, the jobs' concurrency limits, the owner's priority (condor_userprio), and at MAX_JOBS_RUNNING of the "
+        "schedd"
+    )
 
 
 _COMING = (Stage.BOOTING, Stage.PENDING)

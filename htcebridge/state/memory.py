@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from htcebridge import logs
 from htcebridge.config.resource import Resource
 from htcebridge.config.tables import Config
-from htcebridge.model import EndedPilot, Startd, Streaks, Track
+from htcebridge.model import EndedPilot, Shape, Startd, Streaks, Track
 from htcebridge.slurm.limits import SlurmLimits
 from htcebridge.state import flat
 from htcebridge.tier1.pool import JobGroup
@@ -161,6 +161,33 @@ class Learnt:
 
 
 @dataclass(frozen=True)
+class FreePart:
+    """What a joined pilot has had free, with so many jobs beside it, at every look since then."""
+
+    free: Shape
+    jobs: int
+    since: int
+
+
+@dataclass(frozen=True)
+class Negotiations:
+    """Owner: `controller.unserved`. Times in seconds since the epoch.
+
+    `waiting`: key of a group -> since when jobs of it have waited at every look. `free`: pilot id -> its free part.
+    `ended`, `period_s`: the negotiator's last cycle and the time from one to the next; 0: not known.
+    """
+
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    free: Mapping[str, FreePart] = field(default_factory=dict)
+    ended: int = 0
+    period_s: int = 0
+
+    def cycles_since(self, when: int) -> int:
+        """How many whole negotiation cycles have ended since then."""
+        return max(0, self.ended - when) // self.period_s if self.period_s else 0
+
+
+@dataclass(frozen=True)
 class Submissions:
     """Owner: `controller.submissions`. Keys are `Entry.key`: plan id and resource.
 
@@ -212,6 +239,7 @@ class Memory:
     upkeep: Upkeep = field(default_factory=Upkeep)
     records: Records = field(default_factory=Records)
     slots: Mapping[str, Learnt] = field(default_factory=dict)
+    negotiations: Negotiations = field(default_factory=Negotiations)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ class Fit:
     why_not: str = ""
 
 
+_REQUESTS = ("RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs")
+# What condor_submit writes into Requirements, which the requests say anyway; and what is left of them otherwise.
+_BY_REQUEST = re.compile(r"\b(?:TARGET\.)?(Cpus|Memory|Disk|GPUs)\s*>=\s*(?:MY\.)?Request\1\b", re.IGNORECASE)
+_OF_THE_MOMENT = re.compile(r"\b(?:Cpus|Memory|Disk|GPUs|GLIDEIN_To(?:Die|Retire))\b", re.IGNORECASE)
+
+
 class Matcher:
     """Matches job ads against slots: name -> ad of an empty one as ClassAd text.
 
@@ -59,6 +65,19 @@ class Matcher:
             if not _has(job, request):  # condor_submit always says them
                 job[request] = 1
         return {name: _judged(job, slot, default) for name, slot in self._slots.items()}
+
+    @staticmethod
+    def looks_at_the_moment(job_text: str) -> bool:
+        """Whether it matters to such a job how a slot is just now, beside the sizes of its requests: one of them is an
+        expression, or Requirements look at what is free or how long the pilot lives."""
+        try:
+            job = bindings().ClassAd(job_text)
+            written = _BY_REQUEST.sub("", str(job.lookup("Requirements"))) if "Requirements" in job else ""
+            if _OF_THE_MOMENT.search(written):
+                return True
+            return any(isinstance(job.get(name), bindings().ExprTree) for name in _REQUESTS if _has(job, name))
+        except Exception:  # as in `judge`: taken nowhere
+            return False
 
     def fit(self, job_text: str) -> tuple[tuple[str, ...], dict[str, str]]:
         """The slots that take such a job and that it takes, and for each other one the reason. Raises nothing."""
@@ -196,8 +215,8 @@ def _too_long(asked: Job, slot: classad2.ClassAd) -> str:
 
 
 def _clauses(job: classad2.ClassAd, slot: classad2.ClassAd) -> str:
-    """The first clause that is not true, of either side. What an ad that is a guess cannot know is taken for yes: the
-    first pilot will tell."""
+    """The first clause that is not true, of either side. What an ad does not know is taken for yes: one of no node in
+    particular how much a node has, a guess also what belongs to the nodes. A pilot will tell."""
     guess = slot.get(slots.GUESS) is True
     unknown = False
     for side, own, other in (("the job's Requirements", job, slot), ("the pilot's START", slot, job)):
@@ -205,7 +224,7 @@ def _clauses(job: classad2.ClassAd, slot: classad2.ClassAd) -> str:
             value = evaluate_in(clause, own, other)
             if value is True:
                 continue
-            if guess and own is job and _asks_the_node(clause, job, slot):
+            if own is job and _asks_the_unknown(clause, job, slot, guess):
                 unknown = True
                 continue
             return f"{side}: {clause} is {value_word(value)}"
@@ -222,10 +241,10 @@ def _condition(ad: classad2.ClassAd) -> str:
     return requirements
 
 
-def _asks_the_node(clause: str, job: classad2.ClassAd, slot: classad2.ClassAd) -> bool:
-    """Whether a clause looks at what only a node knows. Its value says nothing then: `=?=` is false, not undefined."""
-    names = re.findall(r"[A-Za-z_]\w*", clause)
-    return any(slots.is_of_the_node(name) and not _has(job, name) and name not in slot for name in names)
+def _asks_the_unknown(clause: str, job: classad2.ClassAd, slot: classad2.ClassAd, guess: bool) -> bool:
+    """Whether a clause looks at what this ad lacks. Its value says nothing then: `=?=` is false, not undefined."""
+    names = {name for name in re.findall(r"[A-Za-z_]\w*", clause) if not _has(job, name) and name not in slot}
+    return any(slots.is_measured(name) or (guess and slots.is_of_the_node(name)) for name in names)
 
 
 def _in_match(own: classad2.ClassAd, other: classad2.ClassAd, name: str) -> object:

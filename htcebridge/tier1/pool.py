@@ -106,14 +106,16 @@ class Ghost:
 
 @dataclass(frozen=True)
 class Negotiation:
-    """A negotiator's last cycle: when it ended (seconds since the epoch), and the time from one cycle to the next.
+    """A negotiator's last cycle: when it ended (seconds since the epoch), and the longest time from one to the next.
 
-    `version` is its CondorVersion, "" where its ad has none.
+    `version` is its CondorVersion, `name` and `address` its own; "" where its ad has none.
     """
 
     ended: int
     period_s: int
     version: str = ""
+    name: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,15 @@ class CollectorSelf:
 def read_collector(pool: Pool) -> CollectorSelf:
     """Ask the collector for its version and its time. Raises BridgeError."""
     return CollectorSelf(**ask(pool, {"ask": "collector", "collector": pool.collector}))
+
+
+def read_settings(pool: Pool, address: str, version: str, names: Sequence[str]) -> dict[str, str]:
+    """What a daemon has configured, as written, of these names in capital letters; without those that it does not know.
+
+    It answers whoever may READ. Raises BridgeError.
+    """
+    request = {"ask": "settings", "address": address, "version": version, "names": names}
+    return dict(ask(pool, request)["settings"])
 
 
 @dataclass(frozen=True)

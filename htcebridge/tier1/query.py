@@ -56,9 +56,21 @@ def _schedd_row(ad: Any) -> dict[str, Any]:
 def _negotiator_row(ad: Any) -> dict[str, Any]:
     return {
         "ended": count(ad, "LastNegotiationCycleEnd0"),
-        "period_s": count(ad, "LastNegotiationCyclePeriod0"),
+        # The longest of the last three: the negotiator is called between its turns, too.
+        "period_s": max(count(ad, f"LastNegotiationCyclePeriod{number}") for number in range(3)),
         "version": text(ad, "CondorVersion"),
+        "name": text(ad, "Name"),
+        "address": text(ad, "MyAddress"),
     }
+
+
+def answer_settings(request: dict[str, Any]) -> dict[str, Any]:
+    """What a daemon has configured."""
+    import classad2
+    import htcondor2
+
+    there = htcondor2.RemoteParam(classad2.ClassAd({"MyAddress": request["address"]}))
+    return {"settings": {name: str(there[name]) for name in request["names"] if name in there}}
 
 
 def _startd_row(ad: Any, vo_list: str, kinds: dict[str, dict[str, str]]) -> dict[str, Any]:
@@ -222,6 +234,7 @@ _ANSWERS = {
     "advertise": answer_advertise,
     "collector": answer_collector,
     "tagged": answer_tagged,
+    "settings": answer_settings,
 }
 
 

@@ -34,6 +34,7 @@ _OF_THE_NODE = re.compile(
     r"|has(user|pid)namespaces|singularity.*|availablegpus|gpus_.*|cuda.*|pilotcheck_.*|pilotreaches_.*|hassshd|hasvm",
     re.IGNORECASE,
 )
+_MEASURED = re.compile(r"detected.*|total.*|virtualmemory|mips|kflops", re.IGNORECASE)
 # What the configuration of a pilot says (`pilot.script.template_ad` adds it), or its Apptainer.
 _CONFIGURED = re.compile(
     r"start|collector_host_string|daemonshutdown|classadlifetime|machinemaxvacatetime|opportunistic.*|glidein_.*"
@@ -41,7 +42,7 @@ _CONFIGURED = re.compile(
     r"|cpus|memory|disk|gpus|condorversion|cms.*",
     re.IGNORECASE,
 )
-_RESOURCES = ("Cpus", "Memory", "Disk", "GPUs")
+RESOURCES = ("Cpus", "Memory", "Disk", "GPUs")
 _VERSION = re.compile(r"\$CondorVersion: (\d+)\.(\d+)\.")
 
 
@@ -55,7 +56,7 @@ def lasting(ad: Any) -> dict[str, str]:
     `Cpus` and the like are those of the empty slot, so that equal pilots show the same however busy they are.
     """
     found = {name: str(ad.lookup(name)) for name in ad if not _PASSING.fullmatch(name)}
-    totals = {name: f"TotalSlot{name}" for name in _RESOURCES}
+    totals = {name: f"TotalSlot{name}" for name in RESOURCES}
     found |= {name: str(ad.lookup(total)) for name, total in totals.items() if total in ad}
     return dict(sorted(found.items(), key=lambda each: each[0].lower()))
 
@@ -79,6 +80,11 @@ def without_the_nodes(ad: Ad) -> dict[str, str]:
 def is_of_the_node(name: str) -> bool:
     """Whether an attribute says what only a node knows."""
     return _OF_THE_NODE.fullmatch(name) is not None
+
+
+def is_measured(name: str) -> bool:
+    """Whether an attribute says how much a node has: it differs from one to the next, and is in no ad of a kind."""
+    return _MEASURED.fullmatch(name) is not None
 
 
 def shipped(condor_version: str) -> Ad:

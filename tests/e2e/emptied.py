@@ -19,6 +19,7 @@ find etc/condor* etc/slurm etc/htcebridge etc/systemd/system etc/cron.d etc/prof
   usr/share/condor-ce usr/local root home opt/[!h]* $1 -not -name known_hosts \
   \\( -type f -o -type l \\) -printf '%p %m %U %s\\n' -exec cksum '{}' + 2> /dev/null
 [ -z "$1" ] || ls -A leonardo/home/leo leonardo/work/leo 2> /dev/null | sed 's/^/leo has /'
+ls -A scratch_local 2> /dev/null | sed 's/^/scratch has /'
 grep -o ' /cvmfs[^ ]* \\| /mnt[^ ]* \\| /leonardo/[^ ]* ' /proc/mounts | sed 's/^/mounted/'
 sysctl net.ipv4.tcp_keepalive_intvl net.ipv4.tcp_keepalive_probes 2> /dev/null
 [ -z "$1" ] || ps -eo user:32= | sort -u | sed 's/^/processes of /'

@@ -84,11 +84,13 @@ class Run:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, suite: str) -> Part | None:
+        """The next part of this suite; when it has no more, another's: a new bed costs half a minute."""
         with self.lock:
-            part = next((part for part in self.waiting if part.suite == suite and not self.stopping), None)
-            if part is not None:
-                self.waiting.remove(part)
-            return part
+            waiting = sorted(self.waiting, key=lambda part: part.suite != suite) if not self.stopping else []
+            if not waiting:
+                return None
+            self.waiting.remove(waiting[0])
+            return waiting[0]
 
     @contextmanager
     def watched(self, process: subprocess.Popen[str]) -> Iterator[None]:
@@ -167,10 +169,14 @@ def environment(suite: str, suites: Sequence[str], **more: str) -> dict[str, str
 
 
 def work(run: Run, suite: str) -> None:
-    """Take parts of a suite until there are none, on one bed as long as it is good."""
+    """Take parts, of this suite first, until there are none, on one bed as long as it is good."""
     bed: Bed | None = None
     try:
         while part := run.take(suite):
+            if bed is not None and part.suite != suite:
+                bed.chain.bed.down()
+                bed = None
+            suite = part.suite
             try:
                 bed = bed or Bed.new_of(suite)
             except TestbedError as error:

@@ -96,6 +96,7 @@ def test_first_job_runs_soon_and_pilots_leave_when_the_demand_ends(chain: Chain)
     assert not chain.startds(), "the pilot took its ad out of the collector"
 
 
+@pytest.mark.one_suite("trixie")
 def test_pending_pilots_are_cancelled_when_the_demand_ends(chain: Chain) -> None:
     chain.occupy(2)
     jobs = chain.submit(cpus=100, count=3)
@@ -114,6 +115,7 @@ def test_pending_pilots_are_cancelled_when_the_demand_ends(chain: Chain) -> None
     wait_until(lambda: not chain.slurm_jobs(), 30, "the surplus pilots are cancelled")
 
 
+@pytest.mark.one_suite("trixie")
 def test_jobs_that_fit_no_pilot_start_none_and_demand_says_why(chain: Chain) -> None:
     wide, long = chain.submit(cpus=200), chain.submit(ce="ce02", user="atlpil001", walltime="40h")
     wait_until(lambda: routed(chain, wide + long), 60, "both jobs are in the Tier-1 schedds")
@@ -153,6 +155,7 @@ def test_controller_killed_during_sbatch_submits_nothing_twice(chain: Chain) -> 
     wait_until(lambda: chain.states(jobs) == [RUNNING] * 2, 90, "both jobs run on them")
 
 
+@pytest.mark.one_suite("trixie")
 def test_slurm_down_holds_the_cycle(chain: Chain) -> None:
     jobs = chain.submit()
     wait_until(lambda: routed(chain, jobs), 60, "the job is in the Tier-1 schedd")
@@ -169,6 +172,7 @@ def test_slurm_down_holds_the_cycle(chain: Chain) -> None:
     assert chain.slurm_jobs() == {}
 
 
+@pytest.mark.one_suite("forky")
 def test_collector_down_holds_the_cycle_and_run_recovers(chain: Chain) -> None:
     chain.occupy(2)
     first = chain.submit(cpus=100)
@@ -193,6 +197,7 @@ def test_collector_down_holds_the_cycle_and_run_recovers(chain: Chain) -> None:
         chain.bed.start("tier1", "collector")
 
 
+@pytest.mark.one_suite("trixie")
 def test_one_schedd_down_serves_the_other_and_cancels_nothing(chain: Chain) -> None:
     chain.occupy(2)
     lost = chain.submit(ce="ce02", cpus=100)

@@ -234,6 +234,7 @@ def test_only_idle_jobs_count_and_exactly_as_condor_q_counts_them(chain: Chain) 
         bed.start("ce01", "ce-router")
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_schedd_that_hangs_delays_nobody(chain: Chain) -> None:
     chain.submit(count=3, cpus=120)
     wait_until(lambda: statuses(chain, "ce01") == [IDLE] * 3, 60, "three jobs wait")
@@ -329,6 +330,7 @@ def reads(chain: Chain, times: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_busy_schedd_is_counted_exactly_at_every_read(chain: Chain) -> None:
     """Jobs come all the time, and each negotiation gives the new ones their autoclusters."""
     with pilot(chain):
@@ -420,6 +422,7 @@ def test_the_negotiator_confirms_what_it_would_start_and_nothing_else(ghosts: Ch
     assert int(matched) > 0
 
 
+@pytest.mark.one_suite("forky")
 def test_a_quota_of_the_negotiators_is_respected(ghosts: Chain) -> None:
     bed = ghosts.bed
     ghosts.submit(ce="ce02", user="atlpil001", count=9, extra=["request_memory = 100"])
@@ -444,6 +447,7 @@ def test_a_quota_of_the_negotiators_is_respected(ghosts: Chain) -> None:
         bed.on("tier1", ["condor_reconfig"])
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_ghost_takes_no_job_from_a_real_node_that_is_emptier(ghosts: Chain) -> None:
     """By the default rank the smaller slot is taken first, and a lone job would go to the ghost for ever."""
     with pilot(ghosts):
@@ -456,6 +460,7 @@ def test_a_ghost_takes_no_job_from_a_real_node_that_is_emptier(ghosts: Chain) ->
         wait_until(lambda: ghosts.done([alone]), 60, "the lone job has run on the real node")
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_withdrawn_ghost_is_gone_and_an_abandoned_one_ends_by_itself(ghosts: Chain) -> None:
     bed = ghosts.bed
     look(ghosts, advertise=True)
@@ -474,6 +479,7 @@ def test_a_withdrawn_ghost_is_gone_and_an_abandoned_one_ends_by_itself(ghosts: C
     assert again == facts
 
 
+@pytest.mark.one_suite("trixie")
 def test_the_pilots_token_is_used_and_seen_by_nobody(ghosts: Chain) -> None:
     """The controller's own token only reads: with it the collector takes no ghost, and says so."""
     refused = "from pathlib import Path; import time; from htcebridge.config import file; " + (

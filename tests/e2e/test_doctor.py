@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.chain import CONFIG, CONFIGURATION, HTCEBRIDGE, RUNNING, STATE, Chain, wait_until
+from tests.e2e.pilots import PATIENT
 from tests.e2e.test_running import HOME, SERVICE, Systemd, own, system  # noqa: F401  fixtures
 from tests.testbed.pace import scaled
 
@@ -72,6 +73,7 @@ def token(chain: Chain, path: str, identity: str, *rights: str, lifetime_s: int 
 
 
 def test_a_good_bed_has_nothing_wrong_and_a_joined_pilot_is_left_alone(chain: Chain) -> None:
+    chain.configure(PATIENT)
     jobs = chain.submit(gate="never") + chain.submit(ce="ce02", user="atlpil001", gate="never")
     with token(chain, PILOT_TOKEN, PILOT, *PILOT_RIGHTS, lifetime_s=60 * 86400):
         wait_until(lambda: None not in chain.states(jobs), 60, "both jobs are in the Tier-1 schedds")
@@ -93,6 +95,10 @@ def test_a_good_bed_has_nothing_wrong_and_a_joined_pilot_is_left_alone(chain: Ch
             ("advertise", "pilot"): "lets a startd and a master with this token in",
             ("clock", "collector"): "agrees with this machine's",
             ("collector", "tier1.cr.example.org:9618"): "knows 2 of our schedds, 1 of our pilots",
+            (
+                "negotiator",
+                "tier1.cr.example.org",
+            ): "may spread a burst over several pilots (NEGOTIATOR_DEPTH_FIRST is off)",
             ("schedd", "ce01.cr.example.org"): "1 granted jobs",
             ("routes", ""): "2 jobs with OpportunisticSite = 'leonardo' in 2 schedds",
             ("slurm", "dcgp"): "partition dcgp_usr_prod, account INF24_lhc_2, QOS qos_lowprio",

@@ -89,6 +89,7 @@ def test_other_pilots_marks_drain_nobody(chain: Chain) -> None:
     never(lambda: advertised(chain, "PilotDraining") != ["false"], 25, "it drains")
 
 
+@pytest.mark.one_suite("trixie")
 def test_the_kill_switch_lets_jobs_finish_and_no_pilot_join(chain: Chain) -> None:
     jobs = chain.submit(gate="late", count=3, seconds=1)
     pilot = start(chain)
@@ -112,6 +113,7 @@ def test_the_kill_switch_lets_jobs_finish_and_no_pilot_join(chain: Chain) -> Non
     assert left_on(chain, "lrdn0001") + left_on(chain, "lrdn0002") == ""
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_drained_pilot_without_jobs_leaves_its_node_at_once(chain: Chain) -> None:
     pilot = start(chain)
     takes_jobs(chain)
@@ -171,6 +173,7 @@ def test_a_hanging_shared_directory_hangs_no_pilot(chain: Chain) -> None:
     assert left_on(chain, "lrdn0001") + left_on(chain, "lrdn0002") == ""
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_pilot_that_the_pool_refuses_says_that_it_never_joined(chain: Chain) -> None:
     # The controller's own token allows READ alone.
     token = chain.bed.on("edge", ["sh", "-c", "ls -d ~/.condor/tokens.d/*"], user="leo").stdout.split()[0]

@@ -97,9 +97,10 @@ def test_pilots_end_before_a_maintenance_and_old_long_ones_stop_nothing(chain: C
         assert long in chain.slurm_jobs()
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_pilot_that_the_collector_has_forgotten_is_still_there(chain: Chain) -> None:
     """As after a restart of the collector: the next update brings its ad back."""
-    chain.configure(PATIENT.replace("[pressure]\n", '[pressure]\nboot_timeout = "30s"\n'))
+    chain.configure(PATIENT)
     pilot = start(chain)
     wait_until(chain.startds, 60, "it has joined")
 
@@ -118,3 +119,45 @@ def test_a_pilot_that_the_collector_has_forgotten_is_still_there(chain: Chain) -
     wait_until(forgotten, 60, "the collector does not show it")
     now = seen()
     assert (now["phase"], now["joined"], now["cpus"]) == ("joined", True, 112)
+
+
+# --------------------------------------------------------------------------- the negotiator's own
+
+
+@contextmanager
+def concurrency_limit(chain: Chain, name: str, most: int) -> Iterator[None]:
+    """A concurrency limit in the Tier-1's negotiator, for as long as the block."""
+    path = "/etc/condor/config.d/60-concurrency.conf"
+    chain.bed.write("tier1", path, f"{name.upper()}_LIMIT = {most}\n")
+    chain.bed.on("tier1", ["condor_reconfig"])
+    try:
+        yield
+    finally:
+        chain.bed.on("tier1", ["rm", path])
+        chain.bed.on("tier1", ["condor_reconfig"])
+
+
+def test_what_the_negotiator_does_not_give_is_no_supply_and_a_person_is_told(chain: Chain) -> None:
+    """Jobs that fit a free pilot and wait for a limit that htcebridge cannot see."""
+    chain.configure(PATIENT)
+    jobs = waiting(chain, cpus=8, count=3, seconds=1)
+    ids = [row[0] for row in chain.pool_jobs("ce01", "ClusterId").values()]
+    chain.bed.on("ce01", ["condor_qedit", *ids, "ConcurrencyLimits", '"licence"'])
+    with concurrency_limit(chain, "licence", 0):
+        start(chain)
+        wait_until(chain.startds, 60, "a pilot has joined")
+        wait_until(lambda: says(plan(chain), "3 waiting jobs fit into joined pilots"), 30, "they fit there")
+
+        def told() -> str:
+            once(chain, expect=None)
+            decision = plan(chain, expect=None)
+            assert decision["submit"] == 0
+            named = says(decision, "1 joined pilot would take 3 waiting jobs, and", "not counted as supply")
+            stopped = says(decision, "3 jobs that fit into joined pilots", "names a limit of its own")
+            return once(chain, expect=None).stderr if named and stopped else ""
+
+        wait_until(lambda: "it turned them away for a limit" in told(), 120, "the alarm names the suspects")
+        assert len(chain.slurm_jobs()) == 1
+    wait_until(lambda: chain.done(jobs), 120, "without the limit they run")
+    once(chain)
+    assert not says(plan(chain), "not counted as supply")

@@ -76,6 +76,7 @@ def test_a_preempted_pilots_jobs_are_idle_within_15_s_and_it_says_what_was_lost(
     assert node in chain.bed.nodes
 
     chain.open("second-pilot")
+    chain.configure(PATIENT)
     chain.bed.on("edge", ["scancel", *paying], user="leo2")
     start(chain)
     wait_until(lambda: chain.done(jobs), 120, "both have ended well on another pilot")

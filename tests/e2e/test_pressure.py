@@ -137,6 +137,7 @@ def test_one_touched_file_is_a_kill_switch_even_while_the_tier1_is_down(chain: C
 # --------------------------------------------------------------------------- Slurm says no
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_wrong_configuration_disables_the_resource_until_it_is_mended(chain: Chain) -> None:
     waiting(chain)
     configure(chain, 'qos = "qos_lowprio"', 'qos = "qos_gone"')
@@ -173,6 +174,7 @@ def test_pilots_that_wait_for_a_limit_are_no_supply_and_no_more_are_submitted(ch
         assert any("not counted as supply: QOSMaxJobsPerUserLimit" in reason for reason in found["reasons"])
 
 
+@pytest.mark.one_suite("trixie")
 def test_when_the_walltime_was_raised_the_old_pilot_that_serves_nobody_is_cancelled_and_the_new_one_stays(
     chain: Chain,
 ) -> None:
@@ -270,6 +272,7 @@ def test_preempted_pilots_are_their_own_outcome(chain: Chain) -> None:
     assert outcome_of(chain, pilot) == "preempted"
 
 
+@pytest.mark.one_suite("trixie")
 def test_pilots_cancelled_by_hand_and_pilots_without_work_are_told_apart(chain: Chain) -> None:
     jobs = waiting(chain, cpus=100)
     once(chain)

@@ -291,6 +291,7 @@ def test_a_set_that_the_router_would_drop_is_refused(ce: CEHost) -> None:
     assert ce.files() == before
 
 
+@pytest.mark.one_suite("forky")
 def test_a_stopped_ce_gets_the_files_and_has_them_at_its_start(ce: CEHost) -> None:
     ce.bed.stop("ce01", "condor-ce")
     assert "The CE is stopped" in ce.routes("install").stdout
@@ -369,6 +370,7 @@ def test_what_the_running_router_does_not_take_is_taken_back(ce: CEHost, install
     assert ce.reconfigure() == had
 
 
+@pytest.mark.one_suite("trixie")
 def test_a_configuration_that_breaks_meanwhile_takes_ours_back_too(ce: CEHost) -> None:
     before = ce.digests()
     answer = ce.routes("install", expect=1, patch=DISTURBED.format(text="X @=end\n"))
@@ -403,6 +405,7 @@ def holding(ce: CEHost) -> Iterator[None]:
         process.stdout.close()
 
 
+@pytest.mark.one_suite("forky")
 def test_installing_under_a_thousand_jobs_loses_none_and_routes_none_twice(ce: CEHost) -> None:
     ce.configure(CONFIGURATION.replace('placement = "only"', 'placement = "only"\nmax_idle = 7'))
     cluster = ce.submit(1000)

@@ -27,7 +27,7 @@ from htcebridge.slurm.reservations import Maintenance
 from htcebridge.state import resets
 from htcebridge.state.lock import ControllerLock, holder
 from htcebridge.state.memory import Disabled, Memory, Resources, remember
-from htcebridge.tier1.pool import Tagged
+from htcebridge.tier1.pool import Negotiation, Tagged
 from htcebridge.tier1.query import ahead_s
 from htcebridge.tier1.tokens import Claims, claims_of
 from tests import schema
@@ -657,3 +657,32 @@ def test_what_the_controller_cannot_write_is_told(tmp_path: Path) -> None:
     )
     assert {status for status, _ in good.values()} == {"ok"}
     assert not (tmp_path / "new.sqlite").exists()
+
+
+# --------------------------------------------------------------------------- the negotiator
+
+
+@pytest.mark.parametrize(
+    ("depth_first", "says"),
+    [
+        (True, "a cycle every 5m; it fills one pilot before the next (NEGOTIATOR_DEPTH_FIRST)"),
+        (False, "a cycle every 5m; it may spread a burst over several pilots (NEGOTIATOR_DEPTH_FIRST is off)"),
+        (None, "a cycle every 5m; it does not say whether NEGOTIATOR_DEPTH_FIRST is on"),
+    ],
+)
+def test_what_the_plan_assumes_of_the_negotiator(config: Config, depth_first: bool | None, says: str) -> None:
+    found = judge.negotiation(config, Negotiation(NOW, 300, name="n@tier1.example.org"), depth_first)
+    assert (found.about, found.status, found.said) == ("tier1.example.org", Status.OK, says)
+
+
+def test_a_pilot_that_leaves_before_the_negotiator_has_looked_at_it(config: Config) -> None:
+    found = judge.negotiation(config, Negotiation(NOW, 1000), depth_first=True)
+    assert found.status is Status.WARN
+    assert found.said.startswith("idle_timeout of dcgp is shorter than 3 of them (a cycle every 16m40s")
+    assert "set it to 50m or more" in found.fix
+
+
+def test_a_negotiator_that_has_ended_no_cycle_is_not_judged(config: Config) -> None:
+    found = judge.negotiation(config, Negotiation(0, 0), None)
+    assert found.status is Status.OK
+    assert "not known" in found.said

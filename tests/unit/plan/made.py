@@ -123,6 +123,10 @@ groups = st.builds(
     running=st.integers(0, 5),
     oldest_s=st.integers(0, 3600),
     resources=st.sampled_from([(), ("dcgp",), ("booster",), ("dcgp", "booster"), ("booster", "dcgp"), ("gone",)]),
+    standing=st.sampled_from([(), (), ("dcgp",), ("dcgp", "booster"), ("gone",)]),
+    keys=st.sampled_from([("a",), ("b",), ("c", "d")]),
+    waited=st.integers(0, 5),
+    refused=st.sampled_from([None, None, True]),
 )
 demands = st.builds(
     Demand,
@@ -139,9 +143,12 @@ def some_pilots(draw: st.DrawFn) -> list[Pilot]:
         resource = draw(st.sampled_from(["dcgp", "dcgp", "booster", "gone"]))
         free = draw(st.sampled_from([NODE, Shape(5, 20_000), Shape(0, 490_000), Shape(-4, -1, -1, -1), GPU_NODE]))
         to_die = NOW + draw(st.integers(-100, 12 * HOUR))
-        each = pilot(number, phase, resource, free=free, to_die=to_die, accepting=draw(st.booleans()))
+        slot = {"free": free, "to_die": to_die, "kind": draw(st.sampled_from(["", "kind"]))}
+        each = pilot(number, phase, resource, accepting=draw(st.booleans()), **slot)
         wait = draw(st.sampled_from(list(Wait))) if phase is PilotPhase.PENDING else Wait.NORMAL
-        made.append(replace(each, wait=wait, chance=draw(st.floats(0, 1)), tail_drained=draw(st.booleans())))
+        untouched = draw(st.integers(0, 5)) if phase is PilotPhase.JOINED else 0
+        each = replace(each, wait=wait, chance=draw(st.floats(0, 1)), untouched=untouched)
+        made.append(replace(each, tail_drained=draw(st.booleans())))
     return made
 
 

@@ -292,7 +292,7 @@ def test_the_collector_is_asked_once_for_schedds_startds_ghosts_and_negotiator(c
         '[ MyType = "Machine"; Name = "slot1@pilot_7"; PilotJobId = "7"; TotalSlotCpus = 112 ]',
         GHOST,
         '[ MyType = "Negotiator"; Name = "n"; LastNegotiationCycleEnd0 = 100; LastNegotiationCyclePeriod0 = 60; '
-        'CondorVersion = "v" ]',
+        'LastNegotiationCyclePeriod1 = 90; LastNegotiationCyclePeriod2 = -1; CondorVersion = "v"; MyAddress = "<3>" ]',
     ]
     request = {"collector": "c", "schedds": ["ce01", "ce02"], "constraint": "true || x", "instance": "leonardo"}
     answer = tier1_query.answer_pool({**request, "vo_attribute": "OpportunisticVO"})
@@ -301,7 +301,7 @@ def test_the_collector_is_asked_once_for_schedds_startds_ghosts_and_negotiator(c
     assert projection == [], "all of a slot: jobs may ask for anything"
     assert [schedd["name"] for schedd in answer["schedds"]] == ["ce01", "ce02"]
     assert [startd["pilot_id"] for startd in answer["startds"]] == ["7"]
-    assert answer["negotiators"] == [{"ended": 100, "period_s": 60, "version": "v"}]
+    assert answer["negotiators"] == [{"ended": 100, "period_s": 90, "version": "v", "name": "n", "address": "<3>"}]
     (ghost,) = answer["ghosts"]
     assert (ghost["resource"], ghost["sent"], ghost["matched"]) == ("dcgp", 7, 9)
     assert [(match["autocluster"], match["jobs"]) for match in ghost["matches"]] == [(4, 40), (5, 1)]

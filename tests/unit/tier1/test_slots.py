@@ -10,11 +10,15 @@ import pytest
 from htcebridge.config.tables import Config
 from htcebridge.controller import learn, waiting
 from htcebridge.controller.observation import Collector
-from htcebridge.model import Shape, Startd
+from htcebridge.model import Group, PilotPhase, Shape, Startd
 from htcebridge.pilot import script
+from htcebridge.plan import packing
 from htcebridge.state.memory import Learnt
 from htcebridge.tier1 import pool, slots
 from htcebridge.tier1.fit import Job, Matcher, bindings
+from tests.unit.plan.made import HOUR, jobs, limits
+from tests.unit.plan.made import NOW as MADE
+from tests.unit.plan.made import pilot as joined
 from tests.unit.tier1.test_fit import GPU_RESOURCE, VERSION
 
 NOW = 1_700_000_000
@@ -159,7 +163,7 @@ def groups(config: Config, *kinds: Mapping[str, str]) -> list[object]:
     there = {slots.kind(ad): ad for ad in kinds}
     startds = [startd(ad, n) for n, ad in enumerate(kinds, 1)]
     answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(JOB % "true", "a", "cms", 3, 0, NOW),))]
-    standing = waiting.standing_ads(config, startds, there)
+    standing = waiting.There(config, startds, there)
     return list(waiting.matched(config, waiting.slot_ads(config, [], {}), answers, NOW, standing))
 
 
@@ -175,6 +179,80 @@ def test_a_pilot_that_would_refuse_says_so(config: Config) -> None:
 def test_equal_pilots_are_matched_once(config: Config) -> None:
     (group,) = groups(config, *(lasting(n, cpus=n, jobs=n) for n in range(1, 9)))
     assert group.refused_by == {}
+
+
+def half_full(config: Config, asks: str = "true", cpus: str = "8") -> Group:
+    """A group beside one pilot that has 40 of 112 cores free."""
+    ad = lasting()
+    there = replace(startd(ad, jobs=3), total=Shape(112, 490_000, 0, 3_000), free=Shape(40, 100_000, 0, 1_000))
+    there = replace(there, to_die=MADE + 10 * HOUR)
+    job = (JOB % asks).replace("RequestCpus = 8", f"RequestCpus = {cpus}")
+    answers = [pool.ScheddGroups("ce01", 0.1, (pool.JobGroup(job, "a", "cms", 3, 0, NOW),))]
+    standing = waiting.There(config, [there], {slots.kind(ad): ad})
+    (group,) = waiting.matched(config, waiting.slot_ads(config, [], {}), answers, NOW, standing)
+    caps = {"dcgp": limits(node=Shape(112, 490_000, 0, 3_000))}
+    pilot = replace(joined(1, PilotPhase.JOINED), startd=there)
+    (bin_,) = packing.supply([pilot], caps, MADE)
+    return replace(group, idle=packing.fits(group, bin_), shape=bin_.shape_of(group))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "takes"), [("TARGET.Cpus / 2", 20), ("TARGET.Cpus", 40), ("MY.RequestMemory / 2000", 8)]
+)
+def test_a_part_of_the_machine_is_one_of_what_is_free(config: Config, cpus: str, takes: int) -> None:
+    group = half_full(config, cpus=cpus)
+    assert (group.shape.cpus, group.idle > 0) == (takes, True)
+
+
+def test_requirements_on_what_is_free_are_asked_of_that(config: Config) -> None:
+    assert half_full(config, "TARGET.Memory >= 90000").idle
+    refused = half_full(config, "TARGET.Memory >= 200000")
+    assert not refused.idle
+    assert refused.resources == ("dcgp",), "a new one would take it"
+    for whole in ("TARGET.TotalMemory", "TARGET.TotalSlotMemory"):
+        assert half_full(config, f"{whole} >= 200000").idle
+        assert not half_full(config, f"{whole} >= 500000").idle
+    assert half_full(config, "TARGET.DetectedMemory >= 1000000").idle, "not known, and not no"
+
+
+def test_looks_at_single_pilots_are_bounded(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    ad = lasting()
+    there = waiting.There(config, [startd(ad)], {slots.kind(ad): ad})
+    asks, default = JOB % "TARGET.Memory >= 2", Job(Shape(1, 1), 1)
+    monkeypatch.setattr(there, "_left", 1)
+    assert [len(there.judge(asks, default)) for _ in range(2)] == [2, 1]
+
+
+def test_how_long_a_pilot_lives_is_asked_of_that_pilot(config: Config) -> None:
+    assert half_full(config, f"TARGET.GLIDEIN_ToDie >= {MADE + 9 * HOUR}").idle
+    assert not half_full(config, f"TARGET.GLIDEIN_ToDie >= {MADE + 11 * HOUR}").idle
+
+
+def test_a_full_pilot_is_no_part_for_anybody(config: Config) -> None:
+    group = jobs(3, cpus=1, shapes={f"kind/0/9/0/9/{MADE}": Shape(0, 1)}, walltime_s=0)
+    full = joined(1, PilotPhase.JOINED, kind="kind", free=Shape(0, 9, 0, 9), jobs=1, to_die=MADE)
+    (bin_,) = packing.supply([full], {"dcgp": limits()}, MADE)
+    assert packing.fits(group, bin_) == 0
+
+
+@pytest.mark.parametrize(
+    ("requirements", "cpus", "looks"),
+    [
+        ("TARGET.Memory >= RequestMemory && (TARGET.Disk >= MY.RequestDisk)", "8", False),
+        ('TARGET.Arch == "X86_64"', "8", False),
+        ("TARGET.Memory > RequestMemory", "8", True),
+        ("TARGET.cpus > 3", "8", True),
+        ("true", "TARGET.Cpus / 2", True),
+        ("true", "undefined", False),
+    ],
+)
+def test_who_looks_at_what_is_free(requirements: str, cpus: str, looks: bool) -> None:
+    job = (JOB % requirements).replace("RequestCpus = 8", f"RequestCpus = {cpus}")
+    assert Matcher.looks_at_the_moment(job) is looks
+
+
+def test_what_is_no_ad_looks_at_nothing() -> None:
+    assert not Matcher.looks_at_the_moment("unreadable: ValueError")
 
 
 # --------------------------------------------------------------------------- learnt
