@@ -89,7 +89,7 @@ CPUS = (
 )
 MEMORY = ("128", "2000", "2001", "38900", "39000", "39001", "10000000", "TARGET.Memory / 4", "undefined", 'real("NaN")')
 DISK = ("1000", "1000", "500000", "2000000", "2200000", "undefined", "{ 1 }", 'real("INF")')
-GPUS = ("", "", "", "0", "undefined", "1", "1", "2")
+GPUS = ("", "", "", "0", "undefined", "1")
 WALLTIMES = ("60", "3600", "36000", "43000", "50000", "undefined", '"long"', "-5", "{ }")
 REQUIREMENTS = (
     *("true", "true", "true", "TARGET.HAS_CVMFS_cms_cern_ch", "TARGET.HAS_CVMFS_none_example_org", "TARGET.HAS_FOO"),
@@ -125,11 +125,11 @@ class Random:
         return f"{self.number}: " + "; ".join(self.lines)
 
 
-def jobs(count: int, seed: int = 11) -> list[Random]:
-    """Most are broken in one way at most: else nothing would run."""
+def jobs(count: int, seed: int = 11, first: int = 0) -> list[Random]:
+    """Most are broken in one way at most: else nothing would run. They are numbered from `first` on."""
     chance = random.Random(seed)  # noqa: S311
     made = []
-    for number in range(count):
+    for number in range(first, first + count):
         plain = {"RequestCpus": "1", "RequestMemory": "128", "RequestDisk": "1000", "BatchRuntime": "600"}
         choices = {"RequestCpus": CPUS, "RequestMemory": MEMORY, "RequestDisk": DISK, "BatchRuntime": WALLTIMES}
         for name in chance.sample(sorted(choices), chance.choice((0, 1, 1, 2))):
@@ -220,6 +220,10 @@ def excused(said: dict[str, Any], job: Random) -> bool:
 # --------------------------------------------------------------------------- pilots that are there
 
 
+# The history of the schedd has those of the other test, too.
+THERE = 10_000
+
+
 def busy(chain: Chain, resource: str, cpus: int, memory_mb: int, gpus: int = 0) -> None:
     """A job that stays on a pilot of this resource, so that it stays."""
     lines = ["universe = vanilla", "executable = /bin/sleep", "arguments = 3600", "transfer_executable = False"]
@@ -238,19 +242,22 @@ def slots(chain: Chain, *attributes: str) -> dict[str, list[str]]:
 
 
 def pinned(some: list[Random], seed: int = 12) -> list[Random]:
-    """Half of the jobs want one kind of pilot alone: else the emptiest would take all."""
+    """Some jobs want one kind of pilot alone: else the same would take all."""
     chance = random.Random(seed)  # noqa: S311
     made = []
     for job in some:
-        kind = chance.choice(("", "", "", "", *KINDS[1:]))
+        kind = chance.choice((*[""] * 8, *KINDS[1:]))
         only = f'+Requirements = (TARGET.PilotResource == "{kind}") && (' if kind else "+Requirements = ("
-        made.append(Random(job.number, tuple(line.replace("+Requirements = (", only, 1) for line in job.lines)))
+        lines = [line.replace("+Requirements = (", only, 1) for line in job.lines]
+        if kind == "booster" and not any("RequestGPUs" in line for line in lines):
+            lines.append(f"+RequestGPUs = {chance.choice((1, 1, 2, 3))}")
+        made.append(Random(job.number, tuple(lines)))
     return made
 
 
 def ran_on(chain: Chain) -> dict[int, str]:
     """Job number -> the pilot that it ran on."""
-    look = ["condor_history", "-constraint", "OracleNumber >= 0", "-af", "OracleNumber", "LastRemoteHost"]
+    look = ["condor_history", "-constraint", f"OracleNumber >= {THERE}", "-af", "OracleNumber", "LastRemoteHost"]
     rows = [line.split() for line in chain.bed.on("ce01", look).stdout.splitlines()]
     return {int(number): host.partition("@")[2] for number, host in rows if host != "undefined"}
 
@@ -266,21 +273,22 @@ def test_the_negotiator_gives_what_is_said_of_pilots_that_are_there(chain: Chain
     for resource in ("sick", "drained"):
         busy(chain, resource, 1, 1000)
     wait_until(lambda: chain.busy_slots() == 4, 120, "one is half full, three have a job each")
+    chain.bed.on("edge", ["mkdir", "-p", f"{SHARED}/drain"], user="leo")
     chain.bed.on("edge", ["touch", f"{HOME}/ill", f"{SHARED}/drain/leonardo.drained"], user="leo")
     wait_until(lambda: slots(chain, "NODE_IS_HEALTHY")["sick"] == ["false"], 120, "a check fails on one")
     wait_until(lambda: slots(chain, "PilotDraining")["drained"] == ["true"], 120, "one drains")
-    made = pinned(jobs(JOBS, seed=13))
+    made = pinned(jobs(JOBS, seed=13, first=THERE))
     chain.bed.stop("tier1", "negotiator")
     try:
         submit(chain, made)
         wait_until(lambda: len(idle(chain)) == JOBS, 120, "all jobs are in the schedd")
-        said = {each["number"]: each for each in says(chain)["groups"] if each["number"] >= 0}
+        said = {each["number"]: each for each in says(chain)["groups"] if each["number"] >= THERE}
     finally:
         chain.bed.start("tier1", "negotiator")
     assert len(said) == JOBS
     waits = settle(chain, 60 + 8 * JOBS)
     ran = ran_on(chain)
-    assert ran.keys() | waits == set(range(JOBS))
+    assert ran.keys() | waits == {job.number for job in made}
     wrong = [
         f"{ran.get(job.number, 'waits')}, was said to run on {said[job.number]['there']} "
         f"({said[job.number]['refused_by']}): {job}"
@@ -290,5 +298,5 @@ def test_the_negotiator_gives_what_is_said_of_pilots_that_are_there(chain: Chain
     ]
     print(f"{JOBS} jobs, {len(ran)} ran on {len(set(ran.values()))} pilots, {len(wrong)} otherwise than said")
     assert len(wrong) <= (1 - AGREE) * JOBS, "\n".join(wrong)
-    assert 0.2 * JOBS < len(waits) < 0.8 * JOBS, "the jobs are no test"
+    assert 0.2 * JOBS < len(waits) < 0.9 * JOBS, "the jobs are no test"
     assert len(set(ran.values())) >= 3, "the jobs are no test"
