@@ -110,6 +110,9 @@ def start_expression(config: Config, resource: Resource) -> str:
         "(time() < GLIDEIN_ToRetire)",
         f"(time() + {job_wall_expression(config, resource)} <= GLIDEIN_ToDie)",
     ]
+    # HTCondor makes a slot of whole cores for a job of 1.5, finds it too small, and has given the pilot to nobody else
+    # in that negotiation cycle, nor in the next (23.9, 25.14). It starts a job of -1 cores.
+    clauses += [f"({_counts(name)})" for name in ("RequestCpus", *(["RequestGPUs"] if resource.gpus else []))]
     if grant.provenance:
         clauses.append(f"(TARGET.AuthTokenSubject =?= {classad_string(grant.provenance)})")
     if resource.gpus and resource.takes_cpu_jobs and resource.cpus_kept_per_gpu:
@@ -122,6 +125,12 @@ def start_expression(config: Config, resource: Resource) -> str:
     if not resource.takes_cpu_jobs:
         clauses.append("((TARGET.RequestGPUs ?: 0) > 0)")
     return " && ".join(clauses)
+
+
+def _counts(request: str) -> str:
+    """ClassAd expression: this request is a whole number, if there is one."""
+    asked = f"(TARGET.{request} ?: 0)"
+    return f"floor{asked} == {asked} && {asked} >= 0"
 
 
 def update_interval_s(resource: Resource) -> int:

@@ -132,7 +132,12 @@ def _request(job: classad2.ClassAd, slot: classad2.ClassAd, name: str, absent: i
         value = evaluate_in(str(job.lookup(name)), job, slot)
     except Exception as error:
         raise BadValue(f"{name} cannot be evaluated ({type(error).__name__})") from None
-    return absent if value is bindings().Value.Undefined else whole(value, name, most)
+    if value is bindings().Value.Undefined:
+        return absent
+    count = whole(value, name, most)
+    if most == MOST_UNITS and value != count:
+        raise BadValue(f"{name} is {value:g}: slots have whole ones, and HTCondor never starts such a job")
+    return count
 
 
 def evaluate(job_text: str, walltime: Sequence[str], default_walltime_s: int) -> Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +143,17 @@ def jobs(count: int, seed: int = 11, first: int = 0) -> list[Random]:
     return made
 
 
+@pytest.fixture
+def offering(chain: Chain) -> Iterator[Chain]:
+    """The testbed, whose schedds offer all jobs of a user: since 25.11 they stop after some that match nothing."""
+    path = "/etc/condor/config.d/61-oracle.conf"
+    chain.bed.write("ce01", path, "MAX_CONCURRENT_UPLOADS_PER_USER = 0\n")
+    chain.bed.on("ce01", ["condor_reconfig"])
+    yield chain
+    chain.bed.on("ce01", ["rm", path])
+    chain.bed.on("ce01", ["condor_reconfig"])
+
+
 def submit(chain: Chain, some: list[Random]) -> None:
     """Straight to the Tier-1's schedd, each a cluster of its own."""
     lines = ["universe = vanilla", "executable = /bin/true", "transfer_executable = False"]
@@ -165,7 +177,8 @@ def runs(chain: Chain) -> bool:
     return bool(chain.bed.on("ce01", ["condor_q", "-all", "-constraint", "JobStatus == 2", "-af", "ClusterId"]).stdout)
 
 
-def test_the_negotiator_agrees_with_the_plan(chain: Chain) -> None:
+def test_the_negotiator_agrees_with_the_plan(offering: Chain) -> None:
+    chain = offering
     chain.configure(SMALL.replace("[resource.dcgp]", '[resource.dcgp]\nmode = "constant"\nmax_running = 2'))
     made = jobs(JOBS)
     submit(chain, made)
@@ -262,7 +275,8 @@ def ran_on(chain: Chain) -> dict[int, str]:
     return {int(number): host.partition("@")[2] for number, host in rows if host != "undefined"}
 
 
-def test_the_negotiator_gives_what_is_said_of_pilots_that_are_there(chain: Chain) -> None:
+def test_the_negotiator_gives_what_is_said_of_pilots_that_are_there(offering: Chain) -> None:
+    chain = offering
     chain.bed.write("edge", f"{HOME}/checks/35-mood.sh", f"#!/bin/sh\n[ ! -e {HOME}/ill ]\n", 0o755, "leo")
     chain.configure(ALL_KINDS)
     for resource in KINDS:

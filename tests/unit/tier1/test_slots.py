@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -134,7 +135,7 @@ def test_a_gpu_job_with_properties_opens_the_first_node(load: Callable[[str], Co
         ("TARGET.Cpus", 112),
         ("TARGET.Cpus / 2", 56),
         ("ifThenElse(TARGET.Cpus is undefined, 1, TARGET.Cpus)", 112),
-        ("7.5", 7),
+        ("7.0", 7),
     ],
 )
 def test_a_request_that_is_an_expression_on_the_machine_counts_as_what_it_takes(
@@ -143,6 +144,17 @@ def test_a_request_that_is_an_expression_on_the_machine_counts_as_what_it_takes(
     matcher = Matcher({"dcgp": script.template_ad(config, "dcgp", VERSION)})
     job = (JOB % "true").replace("RequestCpus = 8", f"RequestCpus = {request_}")
     assert matcher.judge(job, Job(Shape(1, 1), 1))["dcgp"].job.shape.cpus == cpus
+
+
+@pytest.mark.parametrize("cpus", ["1.5", "TARGET.Cpus * 0.3", "0.5"])
+def test_a_part_of_a_core_is_taken_nowhere(config: Config, cpus: str) -> None:
+    """The startd would refuse what the negotiator has matched, in each cycle, and others would get nothing there."""
+    ad = script.template_ad(config, "dcgp", VERSION)
+    job = (JOB % "true").replace("RequestCpus = 8", f"RequestCpus = {cpus}")
+    found = Matcher({"dcgp": ad}).judge(job, Job(Shape(1, 1), 1))["dcgp"]
+    assert re.match(r"RequestCpus is [\d.]+: slots have whole ones", found.why_not)
+    parse = bindings().ClassAd
+    assert not parse(job).symmetricMatch(parse(ad))
 
 
 @pytest.mark.parametrize(
