@@ -118,6 +118,15 @@ def test_a_schedd_walks_its_jobs_once_where_nothing_is_new(monkeypatch: pytest.M
     assert answer["qdates"] == {"3.0": 77}, "what is remembered is no larger than the groups of this answer"
 
 
+def test_a_row_that_the_schedd_sends_twice_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = row(AutoClusterId=2, JobCount=3, JobIds='"4.0 ... 4.2"')
+    answer = ask_schedd(monkeypatch, {"GroupBy": [[IDLE_ROW, other, IDLE_ROW]]}, known={"3.0": 77, "4.0": 78})
+    assert sorted(group["idle"] for group in answer["groups"]) == [3, 5]
+    nameless = row(JobCount=1)
+    answer = ask_schedd(monkeypatch, {"GroupBy": [[nameless, nameless]]})
+    assert [group["idle"] for group in answer["groups"]] == [2], "without ids nobody can tell"
+
+
 def test_one_more_question_is_about_the_unknown_first_jobs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     new = row(AutoClusterId=2, JobCount=1, JobIds='"9.1"')
     answers = {"GroupBy": [[IDLE_ROW, new]], "Default": [["[ ClusterId = 9; ProcId = 1; QDate = 99 ]"]]}
