@@ -47,8 +47,8 @@ docs: prepared ## the docs as pages, in build/site; a dead link is an error
 plots: prepared ## the plots in docs/images, with the commands of docs/how-it-decides.md
 	grep -hE '^htcebridge simulate .*--plot docs/images/' docs/*.md | sed 's|^|$(VENV)/bin/|' | bash -ex
 
-testbed-up: prepared ## start a testbed (SUITE=trixie NODES=2)
-	$(TESTBED) up --suite $(or $(SUITE),trixie) --nodes $(or $(NODES),2)
+testbed-up: prepared ## start a testbed (SUITE=trixie NODES=2 NAME=...)
+	$(TESTBED) up --suite $(or $(SUITE),trixie) --nodes $(or $(NODES),2) $(if $(NAME),--name $(NAME))
 
 testbed-down: prepared ## end the testbed (NAME=... where several run)
 	$(TESTBED) down $(if $(NAME),--name $(NAME))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,17 @@ def plan(app: App, as_json: bool) -> int:
     return _report(found.plan, found.problems)
 
 
+def _writable(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """A recording that cannot be written is said before the first cycle, not beside each."""
+    if path is not None and not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise click.BadParameter(f"{path}: cannot be written: is its directory there, and is it yours?")
+    return path
+
+
 _record_option = click.option(
     "--record",
     metavar="FILE",
+    callback=_writable,
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append what was seen and decided to FILE, for `htcebridge simulate --replay FILE`.",
 )

@@ -208,23 +208,24 @@ def _probing(
         if about is None:
             certain.append(group)
             continue
-        said = f"that fit into joined pilots are not given them: {waited_for(about)}; {_probed(group)}"
-        most = 0
-        for name in opening.able(group, limits) if not _for_a_limit(group) else ():
-            fit = fits(group, new_node(limits[name]))
-            jobs = min(group.idle - most, probes[name] * fit)
-            probes[name] -= -(-jobs // fit)
-            most += jobs
+        most, names = 0, opening.able(group, limits)
+        why = "it names a limit of its own, which no new pilot would change"
+        for name in names if not _for_a_limit(group) else ():
+            fit, probe = fits(group, new_node(limits[name])), probes[name]
+            jobs = min(group.idle - most, probe.left * fit)
+            probe.left -= -(-jobs // fit)
+            most, why = most + jobs, probe.why
         if most:
             certain.append(replace(group, idle=most))
         if group.idle > most:
+            said = f"that fit into joined pilots: the negotiator has not started them there for {cycles(about)}; {why}"
             left.append(Left(group.idle - most, dict.fromkeys(group.resources, said)))
     return certain, left
 
 
-def waited_for(withheld: Iterable[Withheld]) -> str:
+def cycles(withheld: Iterable[Withheld]) -> str:
     """For how many of the negotiator's cycles, in words."""
-    return f"{plural(max(each.cycles for each in withheld), 'negotiation cycle')} have passed"
+    return plural(max(each.cycles for each in withheld), "negotiation cycle")
 
 
 def _for_a_limit(group: Group) -> bool:
@@ -232,13 +233,15 @@ def _for_a_limit(group: Group) -> bool:
     return bool(group.refused) and not group.rejected
 
 
-def _probed(group: Group) -> str:
-    if _for_a_limit(group):
-        return "the negotiator names a limit of its own, which no new pilot would change"
-    return "new pilots show whether it is these, no more at a time than take jobs now"
+@dataclass
+class _Probe:
+    """How many new pilots of a resource may still be tried, and why no more."""
+
+    left: int
+    why: str
 
 
-def _probes(name: str, pilots: Iterable[Pilot]) -> int:
+def _probes(name: str, pilots: Iterable[Pilot]) -> _Probe:
     """How many new pilots of a resource may show whether jobs start there: one, or as many as take jobs now.
 
     Those on their way count, and so do empty ones that got no job for a few cycles: another would be no luckier.
@@ -253,7 +256,12 @@ def _probes(name: str, pilots: Iterable[Pilot]) -> int:
             coming += 1
         else:
             refused += 1
-    return max(0, max(takers, 1) - coming - refused)
+    left = max(0, max(takers, 1) - coming - refused)
+    if left:
+        return _Probe(left, f"{plural(left, 'new pilot')} will show whether it is those")
+    if coming:
+        return _Probe(0, f"{plural(coming, 'new pilot')} will show whether it is those")
+    return _Probe(0, f"{plural(refused, 'pilot')} without any job got none of them either: no new one is tried")
 
 
 # --------------------------------------------------------------------------- what may open a node

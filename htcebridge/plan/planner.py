@@ -95,6 +95,10 @@ class _Case:
         return [bin_ for bin_ in self.places.opened if bin_.resource == self.limit.name]
 
     @cached_property
+    def withheld(self) -> list[Withheld]:
+        return [each for each in self.places.withheld if each.resource == self.limit.name]
+
+    @cached_property
     def without_place(self) -> tuple[str, ...]:
         """Why jobs that name this resource, or none, get no place."""
         return places.sentences(self.places.left, self.limit.name)
@@ -154,7 +158,7 @@ def _on_demand(case: _Case, shared: dict[str, int], streaks: _Streaks) -> Resour
         decision = _with_walltime(replace(decision, submit=submit, exclude=limit.exclude), worth, limit)
         decision = _making_way(decision, case)
     decision = _cancel(decision, case, _empty(case), case.situation.demand.complete, streaks)
-    return _with_drains(decision, case, quiet=not (coming or case.opened), streaks=streaks)
+    return _with_drains(decision, case, quiet=not (coming or case.opened or case.withheld), streaks=streaks)
 
 
 def _not_yet(case: _Case, cycles: int, jobs: int) -> str:
@@ -233,25 +237,25 @@ def _refused(case: _Case) -> Iterable[str]:
 
 def _not_given(case: _Case) -> Iterable[str]:
     """Joined pilots that are no supply because the negotiator gives them to nobody."""
-    withheld = [each for each in case.places.withheld if each.resource == case.limit.name]
-    if withheld:
-        pilots = {pilot for each in withheld for pilot in each.pilots}
-        jobs = sum(each.jobs for each in withheld)
+    if case.withheld:
+        pilots = sorted({pilot for each in case.withheld for pilot in each.pilots})
+        jobs = sum(each.jobs for each in case.withheld)
+        few = ", ".join(pilots[:3]) + (", ..." if len(pilots) > 3 else "")
         yield (
-            f"{plural(len(pilots), 'joined pilot')} would take {plural(jobs, 'waiting job')}, and "
-            f"{places.waited_for(withheld)} without: not counted as supply for them"
+            f"{plural(len(pilots), 'joined pilot')} ({few}) could take {plural(jobs, 'waiting job')}, but the "
+            f"negotiator has not started them there for {places.cycles(case.withheld)}: no supply for them"
         )
 
 
 def _alarms(withheld: Iterable[Withheld]) -> Iterable[str]:
     """What has been so for as long again as it took to be believed."""
     lasting = [each for each in withheld if each.cycles >= 2 * A_FEW_CYCLES]
+    # Nothing that changes from cycle to cycle: the log says each once.
     for each in sorted(lasting, key=lambda each: -each.jobs)[:_MOST_REFUSALS]:
         group = each.group
         yield (
-            f"resource {each.resource}: {plural(each.jobs, 'job')} of {group.owner} ({group.vo}) would fit into "
-            f"{plural(len(each.pilots), 'joined pilot')} ({', '.join(each.pilots[:3])}), and the negotiator has not "
-            f"started them for {each.cycles} of its cycles; {_suspects(group)}"
+            f"resource {each.resource}: jobs of {group.owner} ({group.vo}) would fit into joined pilots, and the "
+            f"negotiator has not started them there for {2 * A_FEW_CYCLES} of its cycles or more; {_suspects(group)}"
         )
 
 
@@ -264,13 +268,13 @@ def _suspects(group: Group) -> str:
         )
     if group.refused:
         return (
-            "it turned them away for a limit: look at the VO's quota (condor_userprio), the jobs' concurrency limits, "
-            "the owner's priority"
+            "it turned them away for a limit: look at the VO's quota, the jobs' concurrency limits, the owner's "
+            "priority and ceiling (condor_userprio -all -allusers)"
         )
     return (
         "it has not said why: look at the pilots' START and the jobs' Requirements (htcebridge explain), the VO's "
-        "quota, the jobs' concurrency limits, the owner's priority (condor_userprio), and at MAX_JOBS_RUNNING of the "
-        "schedd"
+        "quota, the jobs' concurrency limits, the owner's priority and ceiling (condor_userprio -all -allusers), and "
+        "at MAX_JOBS_RUNNING of the schedd"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -49,6 +50,8 @@ def replay(path: Path) -> Replayed:
                     continue
                 try:
                     recorded = snapshots.load(line)
+                except json.JSONDecodeError:
+                    raise ConfigError(f"{path}:{number}: {_no_json(line)}") from None
                 except ValueError as error:
                     raise ConfigError(f"{path}:{number}: {error}") from None
                 config, memory = recorded.config or config, recorded.before or memory
@@ -63,6 +66,12 @@ def replay(path: Path) -> Replayed:
     if not cycles:
         raise ConfigError(f"{path}: no recorded cycle in it")
     return Replayed(cycles, tuple(differences))
+
+
+def _no_json(line: str) -> str:
+    if line.startswith("{") and not line.endswith("\n"):
+        return "this last line is cut off; take it out of the recording"
+    return "no recorded cycle; is it a file of `pressure run --record`?"
 
 
 def _differences(line: int, when: int, recorded: Plan, now: Plan) -> Iterator[Difference]:

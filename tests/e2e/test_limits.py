@@ -152,7 +152,9 @@ def test_what_the_negotiator_does_not_give_is_no_supply_and_a_person_is_told(cha
             once(chain, expect=None)
             decision = plan(chain, expect=None)
             assert decision["submit"] == 0
-            named = says(decision, "1 joined pilot would take 3 waiting jobs, and", "not counted as supply")
+            named = says(
+                decision, "1 joined pilot (", "could take 3 waiting jobs, but the negotiator", "no supply for them"
+            )
             stopped = says(decision, "3 jobs that fit into joined pilots", "names a limit of its own")
             return once(chain, expect=None).stderr if named and stopped else ""
 
@@ -160,4 +162,4 @@ def test_what_the_negotiator_does_not_give_is_no_supply_and_a_person_is_told(cha
         assert len(chain.slurm_jobs()) == 1
     wait_until(lambda: chain.done(jobs), 120, "without the limit they run")
     once(chain)
-    assert not says(plan(chain), "not counted as supply")
+    assert not says(plan(chain), "no supply for them")

@@ -455,3 +455,12 @@ def test_no_mark_is_set_where_no_pilot_would_look(
     assert said.code == ExitCode.PROBLEM
     assert "is the file system mounted?" in said.err
     assert not tmp_path.joinpath("work").exists()
+
+
+@pytest.mark.parametrize("command", ["once", "run"])
+def test_a_recording_that_cannot_be_written_is_said_before_the_first_cycle(
+    htcebridge_command: Run, example: Path, tmp_path: Path, command: str
+) -> None:
+    said = htcebridge_command("--config", example, "pressure", command, "--record", tmp_path / "none" / "x.jsonl")
+    assert said.code == 2
+    assert "x.jsonl: cannot be written: is its directory there" in said.err

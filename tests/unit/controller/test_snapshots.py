@@ -91,7 +91,7 @@ def test_an_old_recording_is_refused_in_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "property name"),
+        ("{", "no recorded cycle; is it a file of `pressure run --record`?"),
         ("[]", "not a recorded cycle of schema 2"),
         ('{"schema": 3}', "not a recorded cycle of schema 2"),
         ('{"schema": 2, "plan": {}}', "seen is missing"),
@@ -102,6 +102,14 @@ def test_a_damaged_recording_names_its_line(recording: Path, tmp_path: Path, lin
     path = tmp_path / "damaged.jsonl"
     path.write_text(recording.read_text().splitlines()[0] + "\n" + line + "\n")
     with pytest.raises(ConfigError, match=rf"{path.name}:2: .*{complaint}"):
+        replay(path)
+
+
+def test_a_recording_that_ends_in_the_middle_says_so(recording: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl"
+    path.write_text(recording.read_text()[:-40])
+    last = len(recording.read_text().splitlines())
+    with pytest.raises(ConfigError, match=rf"cut.jsonl:{last}: this last line is cut off"):
         replay(path)
 
 

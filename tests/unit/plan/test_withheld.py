@@ -35,8 +35,13 @@ def test_what_stands_still_for_less_than_a_few_cycles_is_supply(pilots: int, wai
 def test_then_it_is_none_and_one_new_pilot_is_tried() -> None:
     decision = decide(waiting(ignored(100)), [standing(1)])
     assert decision.submit == 1, "though 100 jobs of 8 cores want eight"
-    assert said(decision, "1 joined pilot would take 7 waiting jobs, and 3 negotiation cycles have passed without")
-    assert said(decision, "86 jobs that fit into joined pilots are not given them: 3 negotiation cycles have passed")
+    assert said(
+        decision, "1 joined pilot (1_1) could take 7 waiting jobs, but the negotiator has not started them there"
+    )
+    assert said(
+        decision, "86 jobs that fit into joined pilots: the negotiator has not started them there for 3 negotiation"
+    )
+    assert said(decision, "1 new pilot will show whether it is those")
 
 
 @pytest.mark.parametrize("phase", [PilotPhase.PENDING, PilotPhase.BOOTING, PilotPhase.JOINED])
@@ -44,10 +49,12 @@ def test_while_that_one_is_on_its_way_or_fresh_the_others_wait(phase: PilotPhase
     assert decide(waiting(ignored(100)), [standing(1), pilot(2, phase)]).submit == 0
 
 
-def test_when_that_one_gets_none_either_no_other_is_tried() -> None:
-    decision = decide(waiting(ignored(100)), [standing(1), standing(2, busy=0)])
+def test_when_that_one_gets_none_either_no_other_is_tried_and_none_is_drained() -> None:
+    there, policy = [standing(1), standing(2, busy=0)], replace(EAGER, drain_fill=0.9, surplus_cycles=1)
+    decision = decide(waiting(ignored(100)), there, policy=policy)
     assert decision.submit == 0
-    assert said(decision, "100 jobs that fit into joined pilots are not given them")
+    assert said(decision, "1 pilot without any job got none of them either: no new one is tried")
+    assert decision.drain == ()
 
 
 def test_one_bad_pilot_among_many_does_not_slow_the_others() -> None:
@@ -58,7 +65,7 @@ def test_one_bad_pilot_among_many_does_not_slow_the_others() -> None:
 def test_a_limit_that_the_negotiator_names_is_nothing_for_a_new_pilot_to_change() -> None:
     decision = decide(waiting(ignored(100, refused=True)), [standing(1)])
     assert decision.submit == 0
-    assert said(decision, "the negotiator names a limit of its own, which no new pilot would change")
+    assert said(decision, "it names a limit of its own, which no new pilot would change")
 
 
 def test_others_are_still_given_that_pilot() -> None:
@@ -83,5 +90,8 @@ def test_a_person_is_told_after_as_many_cycles_again(verdict: dict[str, bool], s
 
     assert alarms(2 * A_FEW_CYCLES - 1) == ()
     (alarm,) = alarms(2 * A_FEW_CYCLES)
-    assert alarm.startswith("resource dcgp: 5 jobs of cmspil (cms) would fit into 1 joined pilot (1_1)")
+    assert alarm.startswith(
+        "resource dcgp: jobs of cmspil (cms) would fit into joined pilots, and the negotiator has not"
+    )
+    assert alarms(9 * A_FEW_CYCLES) == (alarm,), "the log says it once"
     assert suspect in alarm
