@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from htcebridge import trusted
 from htcebridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ def find(given: str | None) -> Path:
 
 
 def load(path: Path) -> Config:
-    """Read and validate a configuration file. Raises ConfigError that lists every mistake, with lines."""
+    """Read and validate a configuration file. Raises ConfigError that lists every mistake, with lines, or says that
+    others can change it."""
     from pydantic import ValidationError
 
     from htcebridge.config.tables import Config
 
     try:
         text = path.read_text(encoding="utf-8")
+        trusted.check_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from htcebridge import trusted
 from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
 from htcebridge.doctor import judge
-from htcebridge.doctor.checks import Check, Finding, Status, finding
+from htcebridge.doctor.checks import Check, Finding, Problem, Status, finding
 from htcebridge.doctor.judge import DirectoryFacts
 from htcebridge.errors import BridgeError, ConfigError
 from htcebridge.history import store
@@ -39,9 +41,29 @@ def checks(config: Config, now: float, timeout_s: float) -> list[Check]:
     return [
         *found,
         Check("directory", "state_dir", partial(_state_dir, config), timeout_s),
+        Check("trust", "", partial(_trust, config), timeout_s),
         Check("records", "history", partial(_history, config), timeout_s),
         *(Check("records", what, partial(look, path), timeout_s) for what, look, path in records if path),
     ]
+
+
+def _trust(config: Config) -> Finding:
+    """Whether nobody else can change what runs here and on the nodes. The configuration was looked at already."""
+    problems = []
+    for place in dict.fromkeys(_trusted_places(config)):
+        with suppress(OSError):  # what is not there is another check's
+            problems += [Problem(Status.FAIL, *why.split(": ", 1)) for why in trusted.others(place)]
+    return finding("trust", "", "nobody else can change the programs, the state, or what the nodes run", problems)
+
+
+def _trusted_places(config: Config) -> Iterator[Path]:
+    yield from (Path(sys.prefix), Path(__file__).parent.parent)
+    paths = [config.pressure.state_dir, config.tier1.token_directory]
+    for resource in config.resources.values():
+        paths += [path for path in (resource.checks, resource.templates, resource.executor) if path is not None]
+    for each in paths:
+        with suppress(ConfigError):
+            yield each.path
 
 
 def _history(config: Config) -> Finding:

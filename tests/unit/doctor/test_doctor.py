@@ -686,3 +686,26 @@ def test_a_negotiator_that_has_ended_no_cycle_is_not_judged(config: Config) -> N
     found = judge.negotiation(config, Negotiation(0, 0), None)
     assert found.status is Status.OK
     assert "not known" in found.said
+
+
+# --------------------------------------------------------------------------- who else can change things
+
+
+def test_what_others_could_change_is_a_fail_with_its_fix(tmp_path: Path) -> None:
+    state, checks_folder = tmp_path / "state", tmp_path / "checks"
+    for folder in (state, checks_folder):
+        folder.mkdir(mode=0o755)
+
+    def told() -> tuple[Status, str, str]:
+        raw = {"tier1": {"collector": "c"}, "pressure": {"state_dir": str(state)}}
+        (found,) = doctor_checks.run(
+            [c for c in files.checks(Config.model_validate(raw), 0.0, 5.0) if c.name == "trust"]
+        )
+        mine = [part for part in found.said.split("; ") if str(tmp_path) in part]
+        return found.status, "; ".join(mine), "; ".join(fix for fix in found.fix.split("; ") if str(tmp_path) in fix)
+
+    assert told()[1] == ""
+    state.chmod(0o777)
+    status, said, fix = told()
+    assert (status, fix) == (Status.FAIL, f"chmod go-w {state}")
+    assert said.startswith(f"others may write {state}")

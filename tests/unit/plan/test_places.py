@@ -42,6 +42,16 @@ def test_every_idle_job_has_a_place_opens_a_node_or_has_a_sentence(cycle: tuple,
             assert set(sentences(found.left, name)) <= set(decided.resources[name].reasons)
 
 
+@given(cycles)
+def test_what_demand_calls_nowhere_is_what_the_plan_says_no_resource_takes(cycle: tuple) -> None:
+    demand, there, caps, policy, now, _ = cycle
+    found = places.find(Situation(now, demand, tuple(there), caps, policy), dict.fromkeys(caps, 5))
+    said = sum(each.jobs for each in found.left if any("that no resource takes" in why for why in each.why.values()))
+    nowhere = [group for group in demand.groups if not any(name in caps for name in group.resources)]
+    assert said <= sum(group.idle for group in nowhere)
+    assert said >= sum(group.idle for group in nowhere if not any(name in caps for name in group.standing))
+
+
 @pytest.mark.parametrize(
     ("group", "says"),
     [
