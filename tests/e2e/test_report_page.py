@@ -125,6 +125,11 @@ def totals(chain: Chain) -> dict[str, Any]:
     return dict(json.loads(said)["totals"]) if said.startswith("{") else {"preempted": 0, "failed": 0, "joined": 0}
 
 
+def looked(chain: Chain) -> int:
+    """When the controller's last cycle looked, seconds since the epoch."""
+    return int(json.loads(chain.bed.read("edge", f"{STATE}/leonardo.json"))["memory"]["upkeep"]["looked"])
+
+
 def test_the_page_shows_a_run_with_jobs_a_failure_and_a_preemption(
     chain: Chain, chromium: Browser, tmp_path: Path
 ) -> None:
@@ -135,6 +140,10 @@ def test_the_page_shows_a_run_with_jobs_a_failure_and_a_preemption(
             wait_until(lambda: RUNNING in chain.states(jobs), 90, "a job runs")
             # The next pilot finds a node without what it was promised.
             chain.configure(CONFIGURATION.replace('cvmfs = ["cms.cern.ch"]', 'cvmfs = ["none.example.org"]'))
+            # A cycle that is under way has the configuration of before.
+            for _ in range(2):
+                before = looked(chain)
+                wait_until(lambda: looked(chain) != before, 60, "another cycle has begun")  # noqa: B023  called at once
             chain.submit(cpus=100)
             wait_until(lambda: totals(chain)["failed"], 90, "a pilot has failed")
             chain.occupy(2)
