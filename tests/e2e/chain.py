@@ -252,7 +252,13 @@ class Chain:
         with ThreadPoolExecutor(max_workers=3) as pool:
             for done in [pool.submit(self._clean_slurm), *(pool.submit(self._clean_ce, ce) for ce in ("ce01", "ce02"))]:
                 done.result()
-        wait_until(lambda: not self.startds(), 60, "the pool has no startd")
+        try:
+            wait_until(lambda: not self.startds(), 30, "the pool has no startd")
+        except AssertionError:
+            # On a slow machine Slurm kills a pilot before it has said goodbye: its ads stay for a quarter of an hour.
+            forget = 'MyType = "Query"\nTargetType = "Machine"\nRequirements = PilotJobId =!= undefined\n'
+            self.bed.on("tier1", ["condor_advertise", "INVALIDATE_STARTD_ADS", "-"], input=forget)
+            wait_until(lambda: not self.startds(), 30, "the pool has no startd")
         # A collector that was restarted hears of them with their next updates only.
         look = ["condor_status", "-schedd", "-af", "Name"]
         wait_until(lambda: len(self.bed.on("tier1", look).stdout.split()) == 2, 90, "the collector knows both schedds")

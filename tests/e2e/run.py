@@ -127,7 +127,7 @@ def main(suites: Sequence[str]) -> int:
         if not parts:
             raise SystemExit(f"no such part: {os.environ.get('HTCEBRIDGE_PARTS')}")
         run = Run(Path(logs), suites, parts)
-        beds = int(os.environ.get("HTCEBRIDGE_BEDS") or 4 * (os.cpu_count() or 1))
+        beds = int(os.environ.get("HTCEBRIDGE_BEDS") or 3 * (os.cpu_count() or 1))
         say(f"{sum(part.tests for part in run.waiting)} tests in {len(run.waiting)} parts on {beds} beds")
         with ThreadPoolExecutor(max_workers=beds) as pool:
             workers = [pool.submit(work, run, suites[number % len(suites)]) for number in range(beds)]
