@@ -203,8 +203,15 @@ def one_by_one(demand: Demand, there: Sequence[Pilot], caps: Mapping[str, Limits
     return opened
 
 
+# What the negotiator does not give, and what only pilots that are there take, is packed otherwise (test_withheld.py).
 small_groups = groups.map(
-    lambda group: replace(group, idle=group.idle % 40, shape=replace(group.shape, cpus=max(1, group.shape.cpus)))
+    lambda group: replace(
+        group,
+        idle=group.idle % 40,
+        shape=replace(group.shape, cpus=max(1, group.shape.cpus)),
+        standing=(),
+        waited=0,
+    )
 )
 
 
