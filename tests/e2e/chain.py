@@ -253,9 +253,10 @@ class Chain:
             for done in [pool.submit(self._clean_slurm), *(pool.submit(self._clean_ce, ce) for ce in ("ce01", "ce02"))]:
                 done.result()
         try:
-            wait_until(lambda: not self.startds(), 30, "the pool has no startd")
+            wait_until(lambda: not self.startds(), 60, "the pool has no startd")
         except AssertionError:
             # On a slow machine Slurm kills a pilot before it has said goodbye: its ads stay for a quarter of an hour.
+            print("pilots have left their ads in the collector:", *self.startds())
             forget = 'MyType = "Query"\nTargetType = "Machine"\nRequirements = PilotJobId =!= undefined\n'
             self.bed.on("tier1", ["condor_advertise", "INVALIDATE_STARTD_ADS", "-"], input=forget)
             wait_until(lambda: not self.startds(), 30, "the pool has no startd")

@@ -66,12 +66,3 @@ def left_on(chain: Chain, node: str) -> str:
     """Processes of pilots and their directories on a node."""
     look = "ps -u leo -o args= | grep -E 'condor_|htcebridge'; ls -d /scratch_local/*/htcebridge-* 2> /dev/null; true"
     return chain.bed.on(node, ["sh", "-c", look]).stdout
-
-
-def nothing_left(chain: Chain) -> None:
-    """No process and no directory of a pilot stays on any node; what its startd had started may be a moment behind."""
-
-    def left() -> str:
-        return "".join(left_on(chain, node) for node in chain.bed.nodes)
-
-    wait_until(lambda: not left(), 20, "nothing of the pilots is left on the nodes")

@@ -143,7 +143,7 @@ def test_an_imported_executor_runs_in_a_slurm_job_and_its_exit_code_is_kept(old:
     assert wait_until(lambda: old.ended(job), 60, "the pilot has ended") == ["FAILED", "111:0"]
     assert "executor ends with 111\n" in old.log(job)
     assert outcome(old.log(job)) == "111: the executor ended by itself with code 111"
-    wait_until(lambda: not old.left_on("lrdn0001"), 20, "nothing is left on the node")
+    assert old.left_on("lrdn0001") == ""
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_told_to_leave_the_executor_ends_in_order(old: OldTool, how: list[str], 
     assert "inner heard TERM\n" in old.log(job)
     said = outcome(old.log(job))
     assert re.fullmatch(rf"0: ({reason}|Slurm announced the end at \S+)", said)
-    wait_until(lambda: not old.left_on("lrdn0001"), 20, "nothing is left on the node")
+    assert old.left_on("lrdn0001") == ""
 
 
 def test_a_preempted_executor_hears_it_when_the_grace_begins(old: OldTool) -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.e2e.chain import CONFIGURATION, IDLE, RUNNING, STATE, Chain, let_pass, never, wait_until
-from tests.e2e.pilots import PATIENT, accounted, advertised, executing, nothing_left, outcome, run, start
+from tests.e2e.pilots import PATIENT, accounted, advertised, executing, left_on, outcome, run, start
 from tests.e2e.test_pilot_checks import GPUS
 from tests.testbed import data
 from tests.testbed.pace import scaled
@@ -69,8 +69,8 @@ def test_a_preempted_pilots_jobs_are_idle_within_15_s_and_it_says_what_was_lost(
     announced = time.strptime(said.reason.removeprefix("Slurm announced the end at "), "%Y-%m-%dT%H:%M:%S")
     idle_at = [int(row[0]) for row in chain.pool_jobs("ce01", "EnteredCurrentStatus").values()]
     assert max(idle_at) - time.mktime(announced) <= 15
-    nothing_left(chain)
     for each in chain.bed.nodes:
+        assert left_on(chain, each) == ""
         chain.bed.on(each, ["rmdir", "/scratch_local/with space"])
     assert not chain.startds(), "it said goodbye to the collector"
     assert node in chain.bed.nodes

@@ -81,20 +81,6 @@ def oversubscribed(chain: Chain) -> list[str]:
     return [pilot for pilot in cpus if cpus[pilot] > CPUS or memory[pilot] > MEMORY_MB]
 
 
-def sorted_anew(chain: Chain) -> bool:
-    """Makes the schedds sort their jobs anew, as any new job does. False.
-
-    A job whose claim the startd refused is not offered again before (23.9; seen once, in a schedd that was left alone).
-    """
-    lines = ["executable = /bin/true", "requirements = false", "request_disk = 10M", "queue", ""]
-    for ce in ("ce01", "ce02"):
-        id_ = chain.bed.on(ce, ["condor_submit", "-terse", "-"], user="bob001", input="\n".join(lines)).stdout.split()[
-            0
-        ]
-        chain.bed.on(ce, ["condor_rm", id_], user="bob001")
-    return False
-
-
 def unfinished(chain: Chain, jobs: dict[GridJob, int]) -> str:
     """What the CE, its schedd and Slurm say of those whose output is not there."""
     late = [job for job in jobs if not chain.done([job])]
@@ -129,7 +115,7 @@ def test_every_job_of_a_storm_ends_once_and_well(storm: Chain, suite: str) -> No
         weather.over.set()
         weather.join()
         try:
-            wait_until(lambda: storm.done(jobs) or sorted_anew(storm), 300, "all jobs have ended", every=10)
+            wait_until(lambda: storm.done(jobs), 300, "all jobs have ended", every=3)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{unfinished(storm, jobs)}") from None
     assert not any(job in storm.slurm_jobs("leo2") for job in weather.taken[:-2]), "the paying jobs got their nodes"
