@@ -29,7 +29,7 @@ IDLE, RUNNING, COMPLETED = 1, 2, 4
 CONFIGURATION = """
 [tier1]
 collector = "tier1.cr.example.org:9618"
-timeout = "15s"
+timeout = "60s"
 
 [[vo]]
 name = "cms"
