@@ -3,6 +3,7 @@
 usage: python -m tests.e2e.run SUITE...
 $HTCEBRIDGE_BEDS: how many beds at a time. $HTCEBRIDGE_ALL=1: every test on every suite, also where one is enough.
 $HTCEBRIDGE_PARTS="policy drain": these files only.
+$HTCEBRIDGE_LOGS: a directory for each part's log and pytest's report.
 
 Most of a test's time is waiting, so several beds share a core; more only make each other's daemons late. Between two
 files a bed is emptied and compared with what it was like when it was new; if it differs, or a test failed on it, the
@@ -121,12 +122,12 @@ def main(suites: Sequence[str]) -> int:
     if os.geteuid() != 0:
         say("the testbed needs root: these tests are skipped")
         return 0
-    with tempfile.TemporaryDirectory(prefix="htcebridge-e2e-") as logs:
+    with logs_directory() as logs:
         with ThreadPoolExecutor() as pool:
             parts = [part for found in pool.map(partial(collected, suites=suites), suites) for part in found]
         if not parts:
             raise SystemExit(f"no such part: {os.environ.get('HTCEBRIDGE_PARTS')}")
-        run = Run(Path(logs), suites, parts)
+        run = Run(logs, suites, parts)
         beds = int(os.environ.get("HTCEBRIDGE_BEDS") or 3 * (os.cpu_count() or 1))
         say(f"{sum(part.tests for part in run.waiting)} tests in {len(run.waiting)} parts on {beds} beds")
         with ThreadPoolExecutor(max_workers=beds) as pool:
@@ -147,6 +148,16 @@ def main(suites: Sequence[str]) -> int:
     say("\n" + "\n".join(table(run.outcomes)))
     say(f"{time.monotonic() - began:.0f} s in all")
     return int(any(outcome.failed for outcome in run.outcomes))
+
+
+@contextmanager
+def logs_directory() -> Iterator[Path]:
+    if asked := os.environ.get("HTCEBRIDGE_LOGS"):
+        Path(asked).mkdir(parents=True, exist_ok=True)
+        yield Path(asked)
+        return
+    with tempfile.TemporaryDirectory(prefix="htcebridge-e2e-") as made:
+        yield Path(made)
 
 
 def collected(suite: str, suites: Sequence[str]) -> list[Part]:
