@@ -134,9 +134,12 @@ class There:
     @cached_property
     def _each(self) -> Matcher:
         kinds, names = self._kinds, self._resource_of
+        gives = {name: script.gives(self._config, name) for name in set(names.values())}
         return Matcher(
             {
-                each.moment: script.standing_ad(self._config, names[each.kind], kinds[each.kind], each)
+                each.moment: script.standing_ad(
+                    self._config, names[each.kind], kinds[each.kind], gives[names[each.kind]], each
+                )
                 for each in self._startds
                 if each.kind in names
             }
@@ -146,7 +149,8 @@ class There:
 def standing_ads(config: Config, startds: Iterable[Startd], kinds: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """`Startd.kind` -> the slot of such pilots as ClassAd text, of resources in the configuration."""
     resource_of = _resource_of(config, startds, kinds)
-    return {kind: script.standing_ad(config, name, kinds[kind]) for kind, name in resource_of.items()}
+    gives = {name: script.gives(config, name) for name in set(resource_of.values())}
+    return {kind: script.standing_ad(config, name, kinds[kind], gives[name]) for kind, name in resource_of.items()}
 
 
 def _resource_of(config: Config, startds: Iterable[Startd], kinds: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from htcebridge.slurm.text import format_minutes
 from htcebridge.slurm.tres import Tres
 from htcebridge.templates import OWN, classad_string, render, stray_blocks
 from htcebridge.tier1 import slots
-from htcebridge.tier1.fit import walltime_expression
+from htcebridge.tier1.fit import GIVES, walltime_expression
 
 # Slurm may deliver --signal up to 60 s early (sbatch(1)); the pilot's own layers come first.
 SIGNAL_BEFORE_END_S = 180
@@ -178,6 +178,7 @@ def template_ad(
         "JobWall": job_wall_expression(config, resource),
         "Start": start_expression(config, resource),
         **cvmfs_attributes(resource),
+        **gives(config, name),
     }
     base = learnt or slots.shipped(condor_version)
     if not learnt and resource.gpus:
@@ -186,8 +187,12 @@ def template_ad(
     return slots.text(base, _literals(values), expressions)
 
 
-def standing_ad(config: Config, name: str, kind: Mapping[str, str], now: Startd | None = None) -> str:
+def standing_ad(
+    config: Config, name: str, kind: Mapping[str, str], gives: Mapping[str, str], now: Startd | None = None
+) -> str:
     """The slot of pilots that are there, as ClassAd text, from what they all advertise (`tier1.slots.lasting`).
+
+    `gives`: what their configuration makes of requests, as the function of that name says.
 
     What changes while a pilot lives is left to whoever counts, if `now` does not say how one of them is: free
     resources, remaining life. Our own drain marks always are.
@@ -199,7 +204,21 @@ def standing_ad(config: Config, name: str, kind: Mapping[str, str], now: Startd 
         values |= {"GLIDEIN_ToDie": now.to_die, "GLIDEIN_ToRetire": now.to_die}
     totals = {part + what: kind[what] for what in slots.RESOURCES if what in kind for part in _PARTS}
     wall = {"JobWall": job_wall_expression(config, config.resources[name])}
-    return slots.text(kind, totals, _literals(values), wall)
+    return slots.text(kind, totals, _literals(values), wall, gives)
+
+
+_MODIFIES = re.compile(
+    r"^MODIFY_REQUEST_EXPR_REQUEST(CPUS|MEMORY|DISK|GPUS)[ \t]*=[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE
+)
+_OF_REQUEST = {each.upper(): f"{GIVES}Request{each}" for each in slots.RESOURCES}
+
+
+def gives(config: Config, name: str) -> dict[str, str]:
+    """What a site's own template makes of requests, as attributes for `tier1.fit`: HTCondor advertises none of it.
+
+    Raises ConfigError.
+    """
+    return {_OF_REQUEST[each.upper()]: what for each, what in _MODIFIES.findall(_rendered(config, name, ""))}
 
 
 def _literals(values: Mapping[str, object]) -> dict[str, str]:

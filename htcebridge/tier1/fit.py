@@ -103,12 +103,15 @@ def _cannot(error: Exception) -> str:
 
 # The startd gives a job its memory in such steps (MODIFY_REQUEST_EXPR_REQUESTMEMORY as shipped, 23.9 and 25.14).
 _MEMORY_STEP_MB = 128
+# Of a slot whose configuration says otherwise: what it gives for a request, an expression as in MODIFY_REQUEST_EXPR_*.
+GIVES = "PilotGives_"
 
 
 def _asked_of(job: classad2.ClassAd, slot: classad2.ClassAd) -> Job:
     """What the job would take of this slot, requests that are expressions on it included. Raises BadValue."""
     memory_mb = _request(job, slot, "RequestMemory", 1)
-    rounded_mb = -(-memory_mb // _MEMORY_STEP_MB) * _MEMORY_STEP_MB
+    step_mb = 1 if f"{GIVES}RequestMemory" in slot else _MEMORY_STEP_MB
+    rounded_mb = -(-memory_mb // step_mb) * step_mb
     there_mb = number_or(0, slot, "Memory")
     shape = Shape(
         cpus=_request(job, slot, "RequestCpus", 1, MOST_UNITS),
@@ -122,9 +125,12 @@ def _asked_of(job: classad2.ClassAd, slot: classad2.ClassAd) -> Job:
 
 
 def _request(job: classad2.ClassAd, slot: classad2.ClassAd, name: str, absent: int, most: int = MOST) -> int:
-    """HTCondor would start a job of -1 cores, or of NaN seconds. Raises BadValue."""
+    """What it asks, or what this slot makes of that. HTCondor would start a job of -1 cores, or of NaN seconds. Raises
+    BadValue."""
     if not _has(job, name):
         return absent
+    if (gives := GIVES + name) in slot:
+        return max(absent, whole(evaluate_in(str(slot.lookup(gives)), job, slot), gives, most))
     try:
         written = job.get(name)
         if type(written) is int and 0 <= written <= most:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.chain import CONFIGURATION, HTCEBRIDGE, IDLE, Chain, wait_until
 from tests.e2e.pilots import SHARED, start
+from tests.e2e.test_pressure import plan, waiting
 
 pytestmark = pytest.mark.testbed
 
@@ -314,3 +315,22 @@ def test_the_negotiator_gives_what_is_said_of_pilots_that_are_there(offering: Ch
     assert len(wrong) <= (1 - AGREE) * JOBS, "\n".join(wrong)
     assert 0.2 * JOBS < len(waits) < 0.9 * JOBS, "the jobs are no test"
     assert len(set(ran.values())) >= 3, "the jobs are no test"
+
+
+@pytest.mark.one_suite("forky")
+def test_requests_are_rounded_as_a_sites_own_template_has_it(chain: Chain) -> None:
+    own = (
+        '{% extends "startd_configs/generic.conf.j2" %}\n{% block own %}\n'
+        "MODIFY_REQUEST_EXPR_REQUESTCPUS = quantize(RequestCpus, {4})\n{% endblock %}\n"
+    )
+    chain.bed.on("edge", ["mkdir", "-p", f"{HOME}/templates"], user="leo")
+    chain.bed.write("edge", f"{HOME}/templates/fours.conf.j2", own, owner="leo")
+    chain.configure(SMALL.replace('template = "leonardo-dcgp"', f'template = "fours"\ntemplates = "{HOME}/templates"'))
+    jobs = waiting(chain, count=5, gate="rounded", seconds=1)
+    assert plan(chain)["submit"] == 2, "four of one core fill sixteen"
+    start(chain)
+    wait_until(
+        lambda: sorted(map(str, chain.states(jobs))) == ["1", "2", "2", "2", "2"], 90, "four run, and no more fit"
+    )
+    found = plan(chain)
+    assert (found["running"], found["submit"]) == (1, 1)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from htcebridge.config.tables import Config
 from htcebridge.model import Shape
 from htcebridge.pilot.script import template_ad
-from htcebridge.tier1.fit import Matcher, conjuncts, evaluate, walltime_expression
+from htcebridge.tier1.fit import Job, Matcher, conjuncts, evaluate, walltime_expression
 
 VERSION = "$CondorVersion: 25.14.1 2026-10-01 BuildID: 1 $"
 WALLTIME = ("AllowedExecuteDuration", "AllowedJobDuration", "BatchRuntime", "MaxWallTimeMins * 60", "maxWallTime * 60")
@@ -269,3 +271,28 @@ def test_a_walltime_that_is_no_number_is_not_believed() -> None:
 )
 def test_an_expression_is_taken_apart_at_its_top_level(expression: str, parts: list[str]) -> None:
     assert list(conjuncts(expression)) == parts
+
+
+def test_a_sites_own_rounding_of_requests_is_what_a_job_takes(
+    load: Callable[[str], Config], design_example: str, tmp_path: Path
+) -> None:
+    own = (
+        '{% extends "startd_configs/generic.conf.j2" %}\n{% block own %}\n'
+        "MODIFY_REQUEST_EXPR_REQUESTCPUS = quantize(RequestCpus, {4})\n"
+        "modify_request_expr_RequestMemory = max({RequestMemory, 2000 * RequestCpus})\n{% endblock %}\n"
+    )
+    templates = tmp_path / "templates"
+    templates.mkdir(mode=0o755)
+    (templates / "mine.conf.j2").write_text(own)
+    ours = f'[resource.dcgp]\ntemplates = "{templates}"\ntemplate = "mine"\n'
+    text = re.sub("^template = .*\n", "", design_example, flags=re.MULTILINE).replace("[resource.dcgp]\n", ours)
+    matcher = Matcher({"dcgp": template_ad(load(text), "dcgp", VERSION)})
+
+    def takes(**attributes: str) -> tuple[int, int]:
+        found = matcher.judge(job(**attributes), Job(Shape(1, 1), 0))["dcgp"]
+        assert not found.why_not
+        return found.job.shape.cpus, found.job.shape.memory_mb
+
+    assert takes(RequestCpus="1", RequestMemory="130") == (4, 2000)
+    assert takes(RequestCpus="5", RequestMemory="30001") == (8, 30001)
+    assert matcher.fit(job(RequestCpus="113"))[0] == ()
