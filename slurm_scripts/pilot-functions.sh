@@ -55,7 +55,8 @@ clean_up() {
   # Before rm: what jobs left may take longer to remove than Slurm waits with its KILL.
   # shellcheck disable=SC2046  # three numbers
   conclude "$code" "$(joined && echo yes || echo no)" "$(jobs_started)" $(work_done)
-  cd / && rm -rf -- "${MADE[@]}"
+  # What a job has taken the permissions from, too; and whatever is mounted there is not ours to empty.
+  cd / && { rm -rf --one-file-system -- "${MADE[@]}" || { chmod -R u+rwX "${MADE[@]}"; rm -rf --one-file-system -- "${MADE[@]}"; }; } 2> /dev/null
 }
 
 # joined: true once the collector has shown this pilot, or a job has come to it.
@@ -197,7 +198,7 @@ memory_given() {
 # The startd's directories, the token and HTCondor itself.
 bring_condor() {
   forget_knobs
-  mkdir -p "$PILOT_DIR"/{log,lock,spool,tokens.d,passwords.d} "$JOB_DIR/execute" \
+  mkdir -p "$PILOT_DIR"/{address,log,lock,spool,tokens.d,passwords.d} "$JOB_DIR/execute" \
     || finish "$EXIT_NO_SCRATCH" "no scratch space in $SCRATCH"
   cp "$PILOT_TOKEN_FILE" "$PILOT_DIR/tokens.d/pilot" \
     || finish "$EXIT_NO_TOKEN" "the token $PILOT_TOKEN_FILE cannot be read"
@@ -258,9 +259,46 @@ GLIDEIN_SiteWMS_Slot = "$NODE"
 GLIDEIN_SiteWMS_Queue = "${SLURM_JOB_PARTITION:-}"
 PILOT_ATTRS = GLIDEIN_ToDie GLIDEIN_ToRetire PilotJobId PilotStarted PilotEnds GLIDEIN_SiteWMS_JobId GLIDEIN_SiteWMS_Slot GLIDEIN_SiteWMS_Queue
 END_OF_FACTS
+  isolate_jobs
   run_checks 'checks/[5-9]*'
   found=$(found_by_checks)
   printf '%s\nSTARTD_ATTRS = $(STARTD_ATTRS) %s\n' "$found" "$(names_of "$found")" >> "$CONDOR_CONFIG"
+}
+
+# Have each starter, and so its job, run in namespaces of its own, if a try shows that the node can.
+isolate_jobs() {
+  local why knobs='PilotIsolation = "none"' each
+  if [ "$PILOT_ISOLATION" != none ]; then
+    mkdir -p "$PILOT_DIR"/{root,unreadable,log/starters} "$JOB_DIR/isolated"
+    {
+      declare -p JOB_DIR HOME
+      printf 'STARTER=%q PROCD=%q\n' "$(condor_config_val STARTER)" "$(condor_config_val PROCD)"
+      printf 'SHOWN=(%s)\n' "$(printf '%q ' "${SHOWN_TO_JOBS[@]}")"
+    } > "$PILOT_DIR/isolation.facts"
+    # Into processes of a program that cannot be read nobody of the same user can look.
+    for each in STARTER PROCD; do
+      cp "$(condor_config_val "$each")" "$PILOT_DIR/unreadable/" && chmod 0111 "$PILOT_DIR"/unreadable/*
+    done
+    chmod 0700 "$PILOT_DIR/starter"
+    if why=$(isolation_fails 2>&1); then
+      say "jobs are not isolated: $why"
+      [ -z "$PILOT_REQUIRES_ISOLATION" ] || finish "$EXIT_NO_ISOLATION" "jobs cannot be isolated: $why"
+    else
+      # The child that the startd knows is not the starter: it gets messages to its socket, not signals.
+      knobs=$'STARTER = $(PILOT_DIR)/starter\nSTARTD.NEVER_USE_KILL_FOR_DC_SIGNALS = True'
+      knobs+=$'\nPilotIsolation = "namespaces"'
+    fi
+  fi
+  printf '%s\nSTARTD_ATTRS = $(STARTD_ATTRS) PilotIsolation\n' "$knobs" >> "$CONDOR_CONFIG"
+}
+
+# Why a program there sees what it must not see, or condor_starter does not run; false if all is as it should be.
+isolation_fails() {
+  local seen
+  seen=$(timeout -k 1 60 "$PILOT_DIR/starter" --try "$HOME" "$PILOT_SHARED_DIR" "$PILOT_TOKEN_FILE" \
+    "$PILOT_DIR/tokens.d" 2>&1) \
+    && seen=$(timeout -k 1 60 "$PILOT_DIR/starter" -classad 2>&1) && return 1
+  tail -n 1 <<< "${seen:-no reason}"
 }
 
 # KB free for the jobs' directories, or as many as the resource has where the file system has more: two pilots may share it.

@@ -123,8 +123,23 @@ class PilotSettings(Table):
         Field(description="Apptainer for jobs that bring an image, a name on PATH or a path on the node. Empty: none."),
     ] = "apptainer"
     bind: Annotated[
-        tuple[Mount, ...], Field(description="What such jobs see of the node beside their own directory.")
+        tuple[Mount, ...],
+        Field(
+            description="What jobs, with an image or without, see of the node beside its system (/usr, /etc, /opt) and "
+            "their own directory: CVMFS, shared software, data."
+        ),
     ] = ("/cvmfs",)
+    isolation: Annotated[
+        Literal["auto", "namespaces", "none"],
+        Field(
+            description="What keeps a job from the home, shared_dir, the pilot, its token and other jobs: "
+            '"namespaces" of its own, "none", or "auto": the strongest that works on the node. The pilot tries it and '
+            "advertises what it came to as PilotIsolation."
+        ),
+    ] = "auto"
+    require_isolation: Annotated[
+        bool, Field(description="A pilot that cannot isolate its jobs ends instead of joining.")
+    ] = False
     apel_scaling: Annotated[
         float | None,
         Field(gt=0, description="ApelScaling: a core's speed against the reference of the CE's accounting."),
@@ -226,6 +241,8 @@ class Resource(PilotSettings):
             raise ValueError(
                 "margin + boot_time leave no time for jobs: they must be shorter than walltime and min_walltime"
             )
+        if self.require_isolation and self.isolation == "none":
+            raise ValueError('require_isolation asks for what isolation = "none" forbids')
         if self.executor is not None and self.mode != "constant":
             raise ValueError('an executor\'s startds are not seen here: set mode = "constant"')
         for gres in self.gres:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from htcebridge.config.resource import Resource
@@ -16,7 +16,9 @@ from htcebridge.controller import walltimes
 from htcebridge.doctor.checks import Finding, Problem, Status, finding
 from htcebridge.pilot import ghost, script
 from htcebridge.slurm.limits import SlurmLimits, room
+from htcebridge.templates import classad_string
 from htcebridge.tier1.pool import Negotiation, Tagged
+from htcebridge.tier1.slots import Ad
 from htcebridge.tier1.tokens import Claims
 from htcebridge.units import format_duration, plural
 
@@ -90,6 +92,27 @@ def negotiation(config: Config, last: Negotiation, depth_first: bool | None) -> 
         fix = f"a pilot may leave before a job is given to it: set it to {format_duration(needs_s)} or more"
         problems.append(Problem(Status.WARN, too_short, fix))
     return finding("negotiator", about, f"a cycle every {format_duration(last.period_s)}; it {order}", problems)
+
+
+def isolation(config: Config, joined: Sequence[Ad]) -> Iterator[Finding]:
+    """What keeps jobs from all else that the pilots' account has: as configured, and as the joined pilots say."""
+    for name, resource in config.resources.items():
+        if resource.executor is not None:
+            continue
+        said = Counter(
+            ad.get("PilotIsolation", "").strip('"') for ad in joined if ad.get("PilotResource") == classad_string(name)
+        )
+        problems = []
+        if resource.isolation == "none":
+            weak = "a job can do all that the account can (docs/security.md)"
+            problems.append(Problem(Status.WARN, 'isolation = "none"', f"{weak}: remove it"))
+        elif said["none"]:
+            fix = "their logs say why (htcebridge logs PILOT); with require_isolation = true such a pilot does not join"
+            weak = f"jobs are not isolated on {said['none']} of {plural(said.total(), 'joined pilot')}"
+            problems.append(Problem(Status.WARN, weak, fix))
+        proved = said["namespaces"]
+        seen = f"namespaces on {plural(proved, 'joined pilot')}" if proved else "no joined pilot has proved any"
+        yield finding("isolation", name, seen, problems)
 
 
 def clock(whose: str, ahead_s: int, max_skew_s: float) -> Finding:

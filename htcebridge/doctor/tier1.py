@@ -146,6 +146,7 @@ def _schedds(config: Config, timeout_s: float, now: int) -> Iterator[Finding]:
     pilots = len({startd.pilot_id for startd in view.startds})
     answered = sum(1 for schedd in view.schedds if schedd.address)
     yield finding("collector", where, f"READ allowed; it knows {answered} of our schedds, {pilots} of our pilots")
+    yield from judge.isolation(config, [view.kinds[startd.kind] for startd in view.startds])
     if config.pressure.demand_source == "negotiator":
         yield judge.negotiator([each.version for each in view.negotiators])
     schedds = tier1_pool.with_absent(config, view.schedds, now, recall(config).schedds.known)

@@ -106,6 +106,12 @@ class PilotExit(IntEnum):
     )
     CLOCK_OFF = 25, "the node's clock is more than `max_clock_skew` off the collector's", Fault.NODE, "the node"
     TOO_FEW_GPUS = 27, "fewer GPUs than `gpus`", Fault.NODE, "the node; `gres`"
+    NO_ISOLATION = (
+        26,
+        "jobs cannot be isolated on this node, and `require_isolation` is set",
+        Fault.NODE,
+        "user namespaces for plain users (`user.max_user_namespaces`, AppArmor); `bind`",
+    )
     OWN_CHECK_FAILED = (
         29,
         "a check of the site's own failed",

@@ -269,7 +269,10 @@ def slot_fingerprint(config: Config, name: str) -> str:
 
 
 # What a startd's configuration does not have of it.
-_MAKES_A_SLOT = ("partition", "condor", "setup", "cvmfs", "cpus", "memory", "gpus", "gres", "apptainer")
+_MAKES_A_SLOT = (
+    *("partition", "condor", "setup", "cvmfs", "cpus", "memory", "gpus", "gres"),
+    *("apptainer", "isolation", "bind"),
+)
 
 
 def startd_config(config: Config, name: str) -> str:
@@ -357,6 +360,7 @@ def script(config: Config, name: str) -> str:
         token_file=resource.token_file.path,
         startd_config=startd_config(config, name),
         siteconf=siteconf.files(config.data),
+        isolated_starter=render("slurm_scripts/isolated-starter.sh"),
         node_name=re.sub(r"[^A-Za-z0-9-]", "-", config.grant.value),
     )
 

@@ -55,6 +55,7 @@ surplus_cycles = 2
 shared_dir = "$HOME/pilots"
 idle_timeout = "20s"
 min_scratch = "50M"
+bind = ["/cvmfs", "/leonardo/work/leo/gates"]
 
 [resource.dcgp]
 partition = "dcgp_usr_prod"
@@ -109,7 +110,7 @@ class Chain:
 
     def configure(self, text: str) -> None:
         """Put a configuration where htcebridge looks for it."""
-        self.bed.on("edge", ["mkdir", "-p", str(Path(CONFIG).parent)], user="leo")
+        self.bed.on("edge", ["mkdir", "-p", str(Path(CONFIG).parent), GATES], user="leo")
         self.bed.write("edge", CONFIG, text, owner="leo")
 
     def htcebridge(
@@ -177,7 +178,7 @@ class Chain:
 
     def open(self, gate: str) -> None:
         """Let the jobs go on that wait at this gate, and those that come to it later."""
-        self.bed.on("edge", ["sh", "-c", f"mkdir -p {GATES} && touch {GATES}/{gate}"], user="leo")
+        self.bed.on("edge", ["touch", f"{GATES}/{gate}"], user="leo")
 
     def ce_queue(self, ce: str, *attributes: str) -> dict[str, list[str]]:
         """CE job id -> these attributes, as text."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tests.e2e.chain import Chain, wait_until
+from tests.e2e.chain import GATES, Chain, wait_until
 from tests.testbed import Testbed, TestbedError
 
 Standing = Mapping[str, frozenset[str]]
@@ -45,6 +45,7 @@ cd /leonardo/home/leo && for each in $(ls -A); do case " {_HOME} " in *" $each "
 cd .config && for each in $(ls -A); do [ "$each" = htcebridge ] || rm -rf "./$each"; done
 find htcebridge -mindepth 1 -not -name htcebridge.toml -not -name pilot.idtoken -delete
 rm -rf /leonardo/work/leo/* /leonardo/work/leo2/* /opt/htcebridge /etc/htcebridge
+install -d -o leo {GATES}
 find /root -mindepth 1 -not -name '.bash*' -not -name .profile -delete
 """
 # A schedd opens its history for each job that leaves it.

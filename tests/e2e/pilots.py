@@ -12,10 +12,10 @@ SHARED = "/leonardo/home/leo/pilots"
 EXECUTING = "JobCurrentStartExecutingDate >= JobCurrentStartDate"
 
 
-def start(chain: Chain, *options: str, resource: str = "dcgp") -> str:
-    """Submit one pilot as the controller would; its id."""
+def start(chain: Chain, *options: str, resource: str = "dcgp", before: str = "true") -> str:
+    """Submit one pilot as the controller would; its id. `before`: what the shell does first."""
     sbatch = f"sbatch --parsable --array=1-1 --comment=htcebridge:leonardo:{resource}:by-hand"
-    submit = f'mkdir -p {SHARED}/logs && {HTCEBRIDGE} render script {resource} | {sbatch} "$@"'
+    submit = f'{before} && mkdir -p {SHARED}/logs && {HTCEBRIDGE} render script {resource} | {sbatch} "$@"'
     done = chain.bed.on("edge", ["sh", "-c", submit, "sh", *options], user="leo")
     return done.stdout.strip() + "_1"
 

@@ -36,7 +36,7 @@ from tests.testbed import Testbed, TestbedError
 
 PYTEST = (sys.executable, "-m", "pytest", "--color=no")
 NUMBERS = count(1)
-HERE = Path(__file__).parent
+SUITES_OF_TESTS = (Path(__file__).parent, PROJECT / "tests" / "attacks")
 # The longest first; a file that is not named here comes before them.
 LONGEST = (
     *("test_pilot_life", "test_pilot_storm", "test_pressure", "test_drain", "test_chain", "test_demand"),
@@ -163,12 +163,15 @@ def logs_directory() -> Iterator[Path]:
 def collected(suite: str, suites: Sequence[str]) -> list[Part]:
     """The parts of a suite, the longest first."""
     listed = subprocess.run(
-        [*PYTEST, "--collect-only", "-q", str(HERE)], env=environment(suite, suites), capture_output=True, text=True
+        [*PYTEST, "--collect-only", "-q", *map(str, SUITES_OF_TESTS)],
+        env=environment(suite, suites),
+        capture_output=True,
+        text=True,
     )
     if listed.returncode != 0:
         raise SystemExit(listed.stdout + listed.stderr)
     asked = {f"test_{name}" for name in os.environ.get("HTCEBRIDGE_PARTS", "").split()}
-    counts = Counter(re.findall(r"^tests/e2e/(\w+)\.py::", listed.stdout, re.MULTILINE))
+    counts = Counter(re.findall(r"^tests/\w+/(\w+)\.py::", listed.stdout, re.MULTILINE))
     order = {name: number for number, name in enumerate(LONGEST)}
     names = sorted(counts.keys() & asked if asked else counts, key=lambda name: order.get(name, -1))
     return [Part(name, suite, counts[name]) for name in names]
@@ -230,7 +233,8 @@ class Bed:
 def done(run: Run, part: Part, bed: str) -> Outcome:
     """Run a part; its lines are shown as they come."""
     began, xml, log = time.monotonic(), run.logs / f"{part}.xml", run.logs / f"{part}.log"
-    command = [*PYTEST, str(HERE / f"{part.name}.py"), "-v", "--durations=5", f"--junitxml={xml}"]
+    file = next(path for folder in SUITES_OF_TESTS if (path := folder / f"{part.name}.py").exists())
+    command = [*PYTEST, str(file), "-v", "--durations=5", f"--junitxml={xml}"]
     process = subprocess.Popen(
         command,
         cwd=PROJECT,

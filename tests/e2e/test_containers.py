@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,7 +35,7 @@ FOUND = [f"container_image = {SANDBOX}/", "transfer_container = false", INSIDE]
 def chain(chain: Chain) -> Chain:
     if chain.bed.on("ce01", ["sh", "-c", "command -v apptainer"], check=False).returncode != 0:
         pytest.skip("Debian's unstable had no Apptainer that fits when this root directory was made")
-    chain.configure(PATIENT)
+    chain.configure(PATIENT.replace('bind = ["/cvmfs"', f'bind = ["/cvmfs", "{SANDBOX}"'))
     chain.bed.on("ce01", ["sh", "-c", BUILD, "sh", "--force", SIF], user="cmspil001")
     chain.bed.on("edge", ["sh", "-c", BUILD, "sh", "--force", "--sandbox", SANDBOX], user="leo")
     return chain
@@ -81,6 +82,8 @@ def test_a_node_without_user_namespaces_says_so_and_gets_plain_jobs_only(chain: 
         plain = chain.submit(seconds=1)
         waiting = [*chain.submit(extra=BROUGHT), *chain.submit(extra=FOUND)]
         wait_until(lambda: chain.done(plain), 60, "the plain job has run")
+        assert advertised(chain, "PilotIsolation") == ["none"]
+        assert re.search("jobs are not isolated: .*unshare", chain.pilot_logs())
         assert advertised(chain, "HasSingularity", "HasContainer", "HasSIF") == ["false", "undefined", "undefined"]
         assert "user namespace" in " ".join(advertised(chain, "SingularityOfflineReason"))
         wait_until(lambda: all(never_started(chain, job) for job in waiting), 30, "those with an image wait")

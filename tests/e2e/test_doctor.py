@@ -99,6 +99,7 @@ def test_a_good_bed_has_nothing_wrong_and_a_joined_pilot_is_left_alone(chain: Ch
                 "negotiator",
                 "tier1.cr.example.org",
             ): "may spread a burst over several pilots (NEGOTIATOR_DEPTH_FIRST is off)",
+            ("isolation", "dcgp"): "namespaces on 1 joined pilot",
             ("schedd", "ce01.cr.example.org"): "1 granted jobs",
             ("routes", ""): "2 jobs with OpportunisticSite = 'leonardo' in 2 schedds",
             ("slurm", "dcgp"): "partition dcgp_usr_prod, account INF24_lhc_2, QOS qos_lowprio",

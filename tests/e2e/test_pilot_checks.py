@@ -38,6 +38,7 @@ WRONG: dict[str, tuple[str, str, int, str]] = {
     "place": ("[pilot]\n", '[connectivity.x]\nendpoint = "tier1:7"\ncritical = true\n[pilot]\n', 24, r"x \(tier1:7\)"),
     "doors": ("[pilot]\n", '[[data.read]]\nname = "d"\nprefix = "root://tier1:1094/"\n[pilot]\n', 24, "every door"),
     "clock": ('setup.sh"]', f'setup.sh", "source {HOME}/late.sh"]', 25, "clock is more than 60 s off"),
+    "isolation": ('gates"]', 'gates", "/leonardo"]\nrequire_isolation = true', 26, "isolated: .*home/leo is there"),
     "GPUs": (CONFIGURATION, CONFIGURATION + GPUS, 27, "2 GPUs are there, 4 are asked"),
     "refused": ("[pilot]\n", f'[pilot]\ntoken_file = "{HOME}/foreign.token"\n', 28, "does not take the token"),
     "own": ("[pilot]\n", f'[pilot]\nchecks = "{HOME}/checks"\n', 29, "licence: no licence here"),
@@ -98,9 +99,10 @@ def test_what_lies_in_the_home_or_the_environment_configures_no_pilot(chain: Cha
     assert old in PATIENT
     chain.configure(PATIENT.replace(old, f'setup.sh", "source {HOME}/knobs.sh"]'))
     try:
-        jobs = chain.submit(count=1, seconds=1)
-        start(chain)
+        jobs = chain.submit(count=1, seconds=1, does="ulimit -n")
+        start(chain, before="ulimit -S -n 777")
         wait_until(lambda: chain.done(jobs), 120, "the job has run")
+        assert "777" not in chain.output(jobs[0]).split()
         assert advertised(chain, "Hostile", "PilotInstance") == ["undefined", "leonardo"]
     finally:
         chain.bed.on("edge", ["rm", f"{HOME}/.condor/user_config", f"{HOME}/knobs.sh"], user="leo")

@@ -688,6 +688,32 @@ def test_a_negotiator_that_has_ended_no_cycle_is_not_judged(config: Config) -> N
     assert "not known" in found.said
 
 
+# --------------------------------------------------------------------------- what keeps jobs apart
+
+
+def test_weak_isolation_is_named(config: Config) -> None:
+    def ads(**pilots: int) -> list[dict[str, str]]:
+        """So many joined pilots that say this, and one of a version that did not know it."""
+        told = [
+            {"PilotResource": '"dcgp"', "PilotIsolation": f'"{name}"'} for name, n in pilots.items() for _ in range(n)
+        ]
+        return [*told, {"PilotResource": '"dcgp"'}, {"PilotResource": '"other"', "PilotIsolation": '"none"'}]
+
+    def told(config: Config, **pilots: int) -> tuple[Status, str]:
+        (found,) = judge.isolation(config, ads(**pilots))
+        assert (found.check, found.about) == ("isolation", "dcgp")
+        return found.status, found.said
+
+    assert told(config) == (Status.OK, "no joined pilot has proved any")
+    assert told(config, namespaces=2) == (Status.OK, "namespaces on 2 joined pilots")
+    weak = "jobs are not isolated on 1 of 4 joined pilots (namespaces on 2 joined pilots)"
+    assert told(config, namespaces=2, none=1) == (Status.WARN, weak)
+    off = config.model_copy(
+        update={"resources": {"dcgp": config.resources["dcgp"].model_copy(update={"isolation": "none"})}}
+    )
+    assert told(off, none=1) == (Status.WARN, 'isolation = "none" (no joined pilot has proved any)')
+
+
 # --------------------------------------------------------------------------- who else can change things
 
 

@@ -1,0 +1,137 @@
+#!/bin/bash
+# The condor_starter of an isolated pilot: the startd runs this in its place, and condor_starter, the job and whatever
+# else a job makes a starter run (transfer plug-ins, PreCmd, sshd, images) are in user, mount, PID and IPC namespaces of
+# their own. They see the node's system, what isolation.facts names, and a scratch directory; not the home, the shared
+# directory, the pilot, its token, its processes or its other jobs. docs/security.md says against whom.
+# shellcheck disable=SC2015  # `|| fail` is for whatever fails before it
+set -u
+PILOT_DIR=${0%/*}
+STARTER='' PROCD='' JOB_DIR='' HOME='' SHOWN=() path_of_jobs=$PATH
+# shellcheck disable=SC1091
+. "$PILOT_DIR/isolation.facts"
+
+# RHEL 8 has some of what is called here in /usr/sbin.
+PATH=/usr/bin:/bin:/usr/sbin:/sbin
+
+# First: become process 1 of new namespaces, as their root, which is nobody outside.
+if [ "${1:-}" != --namespaces ]; then
+  # Directories of starters that are gone.
+  for each in "$JOB_DIR"/isolated/*; do
+    kill -0 "${each##*/}" 2> /dev/null || { chmod -R u+rwX "$each"; rm -rf --one-file-system -- "$each"; } 2> /dev/null
+  done
+  # The pilot's condor_procd knows no pid of in there, so the starter has one of its own. Without any (USE_PROCD) that of
+  # 25.14 crashes when its job ends.
+  unset CONDOR_PROCD_ADDRESS CONDOR_PROCD_ADDRESS_BASE
+  # A starter ends when its parent's number is nobody's; in there it is process 1.
+  [ -z "${CONDOR_INHERIT:-}" ] || export CONDOR_INHERIT="1 ${CONDOR_INHERIT#* }"
+  exec unshare --user --map-root-user --mount --propagation slave --ipc --pid --fork \
+    --kill-child "$0" --namespaces "$$" "$(id -u)" "$(id -g)" "$path_of_jobs" "$@"
+fi
+number=$2 uid=$3 gid=$4 path_of_jobs=$5
+shift 5
+ROOT=$PILOT_DIR/root
+MINE=$JOB_DIR/isolated/$number
+program=("$STARTER" "$@")
+# --try PATH...: not a starter, but a look around; with an error if it sees one of these, or other processes.
+if [ "${1:-}" = --try ]; then
+  shift
+  # shellcheck disable=SC2016  # for the inner shell
+  program=(/bin/bash -c '
+    for path in "$@"; do
+      if [ -n "$(ls -A "$path" 2> /dev/null)" ]; then echo "$path is there"; exit 1; fi
+    done
+    others=(/proc/[0-9]*)
+    if [ "${#others[@]}" -gt 3 ]; then echo "other processes are there"; exit 1; fi
+    if umount /proc /tmp 2> /dev/null; then echo "mounts can be taken away"; exit 1; fi
+    (: > /tmp/try && : > "$HOME/try") || { echo "no /tmp or home of its own"; exit 1; }' "$@")
+fi
+
+fail() {
+  echo "isolation: $*" >&2
+  exit 1
+}
+
+# show PATH [FROM]: it, or what is at FROM, is there.
+show() {
+  local from=${2:-$1}
+  [ -e "$from" ] || return 0
+  if [ -d "$from" ]; then
+    mkdir -p "$ROOT$1"
+  else
+    mkdir -p "$ROOT${1%/*}" && { [ -e "$ROOT$1" ] || : > "$ROOT$1"; }
+  fi && mount --rbind "$from" "$ROOT$1" || fail "$from cannot be shown"
+}
+
+# show_fixed PATH [FROM]: the same, and nobody can change it. What the mount forbids already must be said again.
+show_fixed() {
+  local forbids
+  show "$@"
+  forbids=$(findmnt -nr -o VFS-OPTIONS -T "$ROOT$1" | tr ',' '\n' | grep -xE 'nosuid|nodev|noexec|noatime|nodiratime|relatime' | paste -sd ,)
+  mount -o "remount,bind,ro${forbids:+,$forbids}" "$ROOT$1" || fail "$1 cannot be made read-only"
+}
+
+# own PATH: an empty directory.
+own() { mkdir -p "$ROOT$1" || fail "no $1"; }
+
+slot=classad
+for each in "$@"; do
+  if [[ $each =~ ^slot[0-9_]+$ ]]; then slot=$each; fi
+done
+LOG=$PILOT_DIR/log/starters/$slot
+rm -rf -- "$LOG"
+rm -rf -- "$MINE"
+mkdir -p "$MINE"/{execute,tmp,home} "$LOG" || fail "no directory in $JOB_DIR"
+
+# --- the node's system, and nothing else of it
+mount -t tmpfs -o mode=755,size=64m isolated "$ROOT" || fail 'no tmpfs'
+for path in /bin /sbin /lib /lib32 /lib64 /libx32; do
+  if [ -h "$path" ]; then cp -P "$path" "$ROOT$path"; else show "$path"; fi
+done
+# Beside them what names of users and hosts are found with.
+for path in /usr /etc /opt /sys /dev /var/lib/sss /run/{nscd,systemd/resolve,resolvconf,NetworkManager}; do
+  show "$path"
+done
+mount -t tmpfs -o mode=1777 isolated "$ROOT/dev/shm" || fail 'no /dev/shm'
+own /proc
+mount -t proc proc "$ROOT/proc" || fail 'no /proc'
+show /tmp "$MINE/tmp"
+show /var/tmp "$MINE/tmp"
+show "$HOME" "$MINE/home"
+ln -s ../run "$ROOT/var/run"
+for path in "${SHOWN[@]}"; do show "$path"; done
+
+# --- of the pilot what a starter and its job need
+for each in lock spool; do own "$PILOT_DIR/$each"; done
+show "$PILOT_DIR/log" "$LOG"
+show "$JOB_DIR/execute" "$MINE/execute"
+cp "$PILOT_DIR/condor_config" "$ROOT$PILOT_DIR/"
+[ ! -e "$PILOT_DIR/SITECONF" ] || cp -r "$PILOT_DIR/SITECONF" "$ROOT$PILOT_DIR/"
+show_fixed "$PILOT_DIR/address"
+[ ! -e "$PILOT_DIR/condor" ] || show_fixed "$PILOT_DIR/condor"
+# Nobody of the same user can look into the memory of a program that cannot be read. It has a key to the startd.
+for each in "$STARTER" "$PROCD"; do show_fixed "$each" "$PILOT_DIR/unreadable/${each##*/}"; done
+
+# Not pivot_root: Debian 14 has no such program. In a user namespace of its own a job can take nothing away of what
+# lies over the node, and there it is who it was. Only the parent may say so here: by its exec the child has lost that.
+# shellcheck disable=SC2016  # for the inner shells
+cd "$ROOT" && mount --move . / && exec chroot . /bin/bash -c '
+  path_of_jobs=$1 uid=$2 gid=$3 log=$4 execute=$5
+  fail() { echo "isolation: $*" >&2; exit 1; }
+  cd "$log" || fail "no log"
+  # As condor_starter does for its job: where memory runs out, not the daemons.
+  echo 800 > /proc/self/oom_score_adj
+  set -m # or condor_starter would ignore SIGINT and SIGQUIT
+  mkfifo /.ready /.go && exec {ready}<> /.ready {go}<> /.go && rm /.ready /.go || fail "no pipe"
+  unshare --user /bin/bash -c "
+    echo >&$ready; read -r _ <&$go; exec $ready>&- $go>&-
+    PATH=\$1 exec \"\${@:2}\"" starter "$path_of_jobs" "${@:6}" &
+  child=$!
+  read -r -t 30 _ <&"$ready" && echo deny > "/proc/$child/setgroups" && echo "$uid 0 1" > "/proc/$child/uid_map" \
+    && echo "$gid 0 1" > "/proc/$child/gid_map" && echo >&"$go" || fail "no user namespace in the user namespace"
+  exec {ready}>&- {go}>&-
+  wait "$child"
+  code=$?
+  # What is left of the job; the directories themselves go with the next starter or the pilot.
+  find "$execute" /tmp "$HOME" -xdev -mindepth 1 -delete 2> /dev/null
+  exit "$code"' starter "$path_of_jobs" "$uid" "$gid" "$PILOT_DIR/log" "$JOB_DIR/execute" "${program[@]}"
+fail 'the root directory cannot be changed'
