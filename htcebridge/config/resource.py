@@ -38,6 +38,14 @@ class PilotSettings(Table):
         Key("token_file"),
         Field(description="The pilots' IDTOKEN: ADVERTISE_STARTD, ADVERTISE_MASTER, READ. Must be 0600."),
     ] = EdgePath("~/.config/htcebridge/pilot.idtoken")
+    token_command: Annotated[
+        Line,
+        Field(
+            description="Prints such a token, on the edge node. The controller runs it whenever the one in token_file "
+            "is missing or would end before a pilot that starts now, and puts what it prints there: so a token need "
+            "live little longer than a pilot. No shell. Empty: token_file is yours to renew."
+        ),
+    ] = ""
     shared_dir: Annotated[
         EdgePath,
         Key("shared_dir"),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from htcebridge import logs
 from htcebridge.config.tables import Config
-from htcebridge.controller import act, ads, follow, learn, observe, snapshots, tidy
+from htcebridge.controller import act, ads, follow, learn, observe, renew, snapshots, tidy
 from htcebridge.controller.decide import Decision, decide
 from htcebridge.controller.done import Done
 from htcebridge.controller.observation import Observation
@@ -48,16 +48,17 @@ def cycle(config: Config, lock: ControllerLock, record: Path | None = None) -> C
     before = recall(config)
     near = observe.near(config, before)
     safe = act.safety(config, near, before)
-    seen = observe.observe(config, before, near)
+    not_renewed = renew.tokens_of_pilots(config, near.now) if near.may_start else []
+    seen = observe.observe(config, before, near, acting=True)
     if seen.refused:
         looked = replace(before, upkeep=replace(before.upkeep, looked=near.now))
         remember(config, learn.acted(config, looked, safe))
-        raise ConfigError(seen.refused)
+        raise ConfigError("; ".join((*not_renewed, seen.refused)))
     found = decide(config, before, seen)
     _log(plan_id, seen, before, found)
     done = _act(config, seen, found, plan_id, lock, safe)
     memory = learn.acted(config, found.memory, done)
-    problems = [*found.problems, *done.problems]
+    problems = [*not_renewed, *found.problems, *done.problems]
     if record is not None:
         problems += _record(record, config, before, seen, found.plan, done, memory)
     if found.situation is not None:

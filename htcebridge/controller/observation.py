@@ -62,6 +62,12 @@ class Near:
         return self.kill_switch.value
 
     @property
+    def may_start(self) -> bool:
+        """Whether nothing that is known or unknown here forbids new pilots."""
+        blind = self.kill_switch.unknown or self.marks.unknown or self.queue.value is None
+        return self.stop is None and not blind
+
+    @property
     def entries(self) -> tuple[Entry, ...]:
         """The ledger, as far as it is known."""
         return self.ledger.value or ()

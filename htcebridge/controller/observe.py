@@ -50,8 +50,11 @@ def near(config: Config, memory: Memory) -> Near:
     )
 
 
-def observe(config: Config, memory: Memory, near: Near) -> Observation:
-    """The rest of what a cycle looks at. Raises ConfigError where Slurm's or HTCondor's client is missing."""
+def observe(config: Config, memory: Memory, near: Near, acting: bool = False) -> Observation:
+    """The rest of what a cycle looks at. Raises ConfigError where Slurm's or HTCondor's client is missing.
+
+    `acting`: this cycle has run every `token_command`, so what is not there by now will not be.
+    """
     nothing = Observation(
         near,
         collector=Source(near.now, unknown="the Tier-1 was not asked"),
@@ -61,7 +64,7 @@ def observe(config: Config, memory: Memory, near: Near) -> Observation:
     )
     if near.kill_switch.unknown or near.marks.unknown or near.queue.value is None:
         return nothing
-    if near.stop is None and (refused := _refused(config, near.now)):
+    if near.stop is None and (refused := _refused(config, near.now, acting)):
         return replace(nothing, refused=refused)
     # Before the demand: how long a new pilot lives says which jobs it takes.
     seen = replace(nothing, limits=read_limits(config, memory, near.now))
@@ -149,9 +152,9 @@ def _shared_accounts(memory: Memory) -> list[str]:
     return sorted({account for read in memory.resources.limits.values() for account in read.limits.watch})
 
 
-def _refused(config: Config, now: int) -> str:
+def _refused(config: Config, now: int, acting: bool) -> str:
     try:
-        check_pilots_can_start(config, now)
+        check_pilots_can_start(config, now, acting)
     except ConfigError as error:
         return str(error)
     return ""
@@ -165,14 +168,19 @@ def check_start(config: Config) -> None:
         check_pilots_can_start(config, time.time())
 
 
-def check_pilots_can_start(config: Config, now: float) -> None:
-    """What would make every pilot fail, found before the first is submitted. Raises ConfigError."""
+def check_pilots_can_start(config: Config, now: float, must_be_there: bool = False) -> None:
+    """What would make every pilot fail, found before the first is submitted. Raises ConfigError.
+
+    `must_be_there`: a token that the next cycle's `token_command` would bring, too.
+    """
     tokens.check_directory(config.tier1.token_directory.path)
     for resource in config.resources.values():
         resource.shared_dir.check()
         if resource.executor is not None:
             continue
         token = resource.token_file.path
+        if resource.token_command and not must_be_there:
+            continue
         tokens.check_secret(token)
         expires = tokens.expiry(token)
         if expires is not None and expires < now + resource.walltime.total_seconds():

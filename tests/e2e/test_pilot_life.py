@@ -238,3 +238,21 @@ def test_jobs_of_a_node_that_vanishes_run_again_after_the_lease_and_its_ads_are_
         chain.bed.start(node, "slurmd")
         chain.clean()
         chain.install_routes()
+
+
+@pytest.mark.one_suite("trixie")
+def test_pilots_get_tokens_that_a_command_makes_when_they_are_needed(chain: Chain) -> None:
+    minted, file = "/leonardo/home/leo/minted", "/leonardo/home/leo/fresh/pilot.idtoken"
+    create = ["condor_token_create", "-identity", "leonardo-pilot@cr.example.org", "-lifetime", str(13 * 3600)]
+    create += ["-authz", "READ", "-authz", "ADVERTISE_STARTD", "-authz", "ADVERTISE_MASTER"]
+    chain.bed.write("edge", minted, chain.bed.on("tier1", create).stdout, mode=0o600, owner="leo")
+    chain.bed.on("edge", ["mkdir", "-m", "700", "/leonardo/home/leo/fresh"], user="leo")
+    keys = f'token_file = "{file}"\ntoken_command = "cat {minted}"\n'
+    chain.configure(CONFIGURATION.replace("[pilot]\n", f"[pilot]\n{keys}"))
+    jobs = chain.submit(seconds=1)
+    wait_until(lambda: chain.states(jobs) == [IDLE], 60, "a job waits in the Tier-1 schedd")
+    assert chain.json("pressure", "plan")["resources"]["dcgp"]["submit"] == 1
+    assert chain.bed.on("edge", ["ls", file], check=False).returncode != 0, "a plan changes nothing"
+    chain.htcebridge("pressure", "once")
+    assert chain.bed.on("edge", ["stat", "-c", "%a %U", file]).stdout.split() == ["600", "leo"]
+    wait_until(lambda: chain.done(jobs), 90, "the job has run on a pilot with this token")
