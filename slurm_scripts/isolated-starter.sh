@@ -78,8 +78,8 @@ for each in "$@"; do
   if [[ $each =~ ^slot[0-9_]+$ ]]; then slot=$each; fi
 done
 LOG=$PILOT_DIR/log/starters/$slot
-rm -rf -- "$LOG"
-rm -rf -- "$MINE"
+rm -rf -- "$LOG" "$MINE"
+[ ! -e "$MINE" ] || fail "$MINE is there already"
 mkdir -p "$MINE"/{execute,tmp,home} "$LOG" || fail "no directory in $JOB_DIR"
 
 # --- the node's system, and nothing else of it
@@ -99,6 +99,8 @@ show /var/tmp "$MINE/tmp"
 show "$HOME" "$MINE/home"
 ln -s ../run "$ROOT/var/run"
 for path in "${SHOWN[@]}"; do show "$path"; done
+# Once more, without what else is shown below them: to be emptied at the end.
+own /.mine && mount --bind "$MINE" "$ROOT/.mine" || fail 'no directory to empty'
 
 # --- of the pilot what a starter and its job need
 for each in lock spool; do own "$PILOT_DIR/$each"; done
@@ -115,7 +117,7 @@ for each in "$STARTER" "$PROCD"; do show_fixed "$each" "$PILOT_DIR/unreadable/${
 # lies over the node, and there it is who it was. Only the parent may say so here: by its exec the child has lost that.
 # shellcheck disable=SC2016  # for the inner shells
 cd "$ROOT" && mount --move . / && exec chroot . /bin/bash -c '
-  path_of_jobs=$1 uid=$2 gid=$3 log=$4 execute=$5
+  path_of_jobs=$1 uid=$2 gid=$3 log=$4
   fail() { echo "isolation: $*" >&2; exit 1; }
   cd "$log" || fail "no log"
   # As condor_starter does for its job: where memory runs out, not the daemons.
@@ -124,7 +126,7 @@ cd "$ROOT" && mount --move . / && exec chroot . /bin/bash -c '
   mkfifo /.ready /.go && exec {ready}<> /.ready {go}<> /.go && rm /.ready /.go || fail "no pipe"
   unshare --user /bin/bash -c "
     echo >&$ready; read -r _ <&$go; exec $ready>&- $go>&-
-    PATH=\$1 exec \"\${@:2}\"" starter "$path_of_jobs" "${@:6}" &
+    PATH=\$1 exec \"\${@:2}\"" starter "$path_of_jobs" "${@:5}" &
   child=$!
   read -r -t 30 _ <&"$ready" && echo deny > "/proc/$child/setgroups" && echo "$uid 0 1" > "/proc/$child/uid_map" \
     && echo "$gid 0 1" > "/proc/$child/gid_map" && echo >&"$go" || fail "no user namespace in the user namespace"
@@ -132,6 +134,6 @@ cd "$ROOT" && mount --move . / && exec chroot . /bin/bash -c '
   wait "$child"
   code=$?
   # What is left of the job; the directories themselves go with the next starter or the pilot.
-  find "$execute" /tmp "$HOME" -xdev -mindepth 1 -delete 2> /dev/null
-  exit "$code"' starter "$path_of_jobs" "$uid" "$gid" "$PILOT_DIR/log" "$JOB_DIR/execute" "${program[@]}"
+  find /.mine -xdev -mindepth 2 -delete 2> /dev/null
+  exit "$code"' starter "$path_of_jobs" "$uid" "$gid" "$PILOT_DIR/log" "${program[@]}"
 fail 'the root directory cannot be changed'

@@ -298,7 +298,7 @@ isolation_fails() {
   seen=$(timeout -k 1 60 "$PILOT_DIR/starter" --try "$HOME" "$PILOT_SHARED_DIR" "$PILOT_TOKEN_FILE" \
     "$PILOT_DIR/tokens.d" 2>&1) \
     && seen=$(timeout -k 1 60 "$PILOT_DIR/starter" -classad 2>&1) && return 1
-  tail -n 1 <<< "${seen:-no reason}"
+  tail -n 2 <<< "${seen:-no reason}" | paste -sd ' '
 }
 
 # KB free for the jobs' directories, or as many as the resource has where the file system has more: two pilots may share it.

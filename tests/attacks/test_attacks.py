@@ -120,3 +120,23 @@ def test_without_isolation_its_starter_gives_it_what_it_asks_for(chain: Chain) -
     pilot = start(chain)
     wait_until(lambda: advertised(chain, "PilotIsolation") == ["none"], 60, "a pilot that does not isolate has joined")
     assert through(asked(chain, pilot)) >= {"file of the home", "link to the home", "link to the pilot's token"}
+
+
+# --------------------------------------------------------------------------- what a good job keeps
+
+
+def test_what_a_job_is_shown_outlives_it_and_what_is_its_own_does_not(chain: Chain) -> None:
+    """Scratch, home and what `bind` names are on one file system here, the last below the second."""
+    software, scratch = f"{HOME}/software", "/leonardo/work/leo/scratch"
+    chain.bed.on("edge", ["sh", "-c", f"mkdir -p {software} {scratch} && echo kept > {software}/library"], user="leo")
+    text = PATIENT.replace("[pilot]\n", f'[pilot]\njob_scratch = "{scratch}"\n')
+    chain.configure(text.replace('bind = ["/cvmfs"', f'bind = ["/cvmfs", "{software}"'))
+    pilot = start(chain)
+    wait_until(lambda: advertised(chain, "PilotIsolation") == ["namespaces"], 60, "a pilot that isolates has joined")
+    leaves = f"mkdir -p /tmp/left/x {HOME}/left; chmod 0 /tmp/left/x; echo big > /var/tmp/big; ls -a {HOME} /tmp"
+    (job,) = chain.submit(seconds=0, does=f"cat {software}/library; {leaves}")
+    wait_until(lambda: chain.done([job]), 90, "the job has run")
+    assert {"kept", "left", "software", "big"} <= set(chain.output(job).split())
+    look = f"cat {software}/library; find {scratch}/htcebridge-{pilot}/isolated -name left -o -name big"
+    gone = lambda: chain.bed.on("edge", ["sh", "-c", look], user="leo", check=False).stdout == "kept\n"  # noqa: E731
+    wait_until(gone, 15, "its own is gone, and no more")
