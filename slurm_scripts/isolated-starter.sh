@@ -1,55 +1,135 @@
 #!/bin/bash
 # The condor_starter of an isolated pilot: the startd runs this in its place, and condor_starter, the job and whatever
 # else a job makes a starter run (transfer plug-ins, PreCmd, sshd, images) are in user, mount, PID and IPC namespaces of
-# their own. They see the node's system, what isolation.facts names, and a scratch directory; not the home, the shared
-# directory, the pilot, its token, its processes or its other jobs. docs/security.md says against whom.
+# their own, or in a container that has the node's own system for an image. They see that system, what isolation.facts
+# names, and a scratch directory; not the home, the shared directory, the pilot, its token, its processes or its other
+# jobs. docs/security.md says against whom.
 # shellcheck disable=SC2015  # `|| fail` is for whatever fails before it
 set -u
 PILOT_DIR=${0%/*}
-STARTER='' PROCD='' JOB_DIR='' HOME='' SHOWN=() path_of_jobs=$PATH
+HOW='' APPTAINER='' STARTER='' PROCD='' JOB_DIR='' HOME='' SHOWN=() path_of_jobs=$PATH
 # shellcheck disable=SC1091
 . "$PILOT_DIR/isolation.facts"
+ROOT=$PILOT_DIR/root
 
 # RHEL 8 has some of what is called here in /usr/sbin.
 PATH=/usr/bin:/bin:/usr/sbin:/sbin
 
-# First: become process 1 of new namespaces, as their root, which is nobody outside.
+fail() {
+  echo "isolation: $*" >&2
+  exit 1
+}
+
+# Of the node, beside /bin, /lib and the like; the last of it is what names of users and hosts are found with.
+SYSTEM=(/usr /etc /opt /sys /dev /var/lib/sss /run/{nscd,systemd/resolve,resolvconf,NetworkManager})
+TOP=(/bin /sbin /lib /lib32 /lib64 /libx32)
+
+# What a starter runs, or with --try PATH... a look around instead: an error if it sees one of these, or other processes.
+program=()
+what_to_run() {
+  program=("$STARTER" "$@")
+  if [ "${1:-}" = --try ]; then
+    # shellcheck disable=SC2016  # for the inner shell
+    program=(/bin/bash -c '
+      for path in "$@"; do
+        if [ -n "$(ls -A "$path" 2> /dev/null)" ]; then echo "$path is there"; exit 1; fi
+      done
+      others=(/proc/[0-9]*)
+      if [ "${#others[@]}" -gt 4 ]; then echo "other processes are there"; exit 1; fi
+      if umount /proc /tmp 2> /dev/null; then echo "mounts can be taken away"; exit 1; fi
+      (: > /tmp/try && : > "$HOME/try") || { echo "no /tmp or home of its own"; exit 1; }' "$@")
+  fi
+}
+
+# own_directories NUMBER ARGUMENT...: new ones, of the starter with this number and these arguments.
+own_directories() {
+  local each slot=classad
+  MINE=$JOB_DIR/isolated/$1
+  for each in "$@"; do
+    if [[ $each =~ ^slot[0-9_]+$ ]]; then slot=$each; fi
+  done
+  LOG=$PILOT_DIR/log/starters/$slot
+  rm -rf -- "$LOG" "$MINE"
+  [ ! -e "$MINE" ] || fail "$MINE is there already"
+  mkdir -p "$MINE"/{execute,tmp,home,lock,spool} "$LOG" || fail "no directory in $JOB_DIR"
+}
+
+# Where a pid cannot be chosen: one of some hundred.
+# shellcheck disable=SC2016  # for the inner shells
+OTHER_PIDS='
+  other_pids() { for ((i = 0; i < $1 % 300; i++)); do (:); done; }'
+
+# sweep DIRECTORY...: remove what a job may have taken the permissions from.
+sweep() { { chmod -R u+rwX "$@"; rm -rf --one-file-system -- "$@"; } 2> /dev/null; }
+
 if [ "${1:-}" != --namespaces ]; then
   # Directories of starters that are gone.
   for each in "$JOB_DIR"/isolated/*; do
-    kill -0 "${each##*/}" 2> /dev/null || { chmod -R u+rwX "$each"; rm -rf --one-file-system -- "$each"; } 2> /dev/null
+    kill -0 "${each##*/}" 2> /dev/null || sweep "$each"
   done
   # The pilot's condor_procd knows no pid of in there, so the starter has one of its own. Without any (USE_PROCD) that of
   # 25.14 crashes when its job ends.
   unset CONDOR_PROCD_ADDRESS CONDOR_PROCD_ADDRESS_BASE
   # A starter ends when its parent's number is nobody's; in there it is process 1.
   [ -z "${CONDOR_INHERIT:-}" ] || export CONDOR_INHERIT="1 ${CONDOR_INHERIT#* }"
+fi
+
+# --- in a container --------------------------------------------------------------------------------------------------
+
+# bind PATH [FROM [ro]]: it, or what is at FROM, is there. The image has a place for it.
+bind() {
+  local from=${2:-$1}
+  if [ -d "$from" ]; then
+    mkdir -p "$ROOT$1"
+  elif [ -e "$from" ]; then
+    mkdir -p "$ROOT${1%/*}" && : >> "$ROOT$1"
+  else
+    return 0
+  fi
+  BINDS+=(--bind "$from:$1${3:+:$3}")
+}
+
+in_a_container() {
+  [ -n "$APPTAINER" ] || fail 'no Apptainer'
+  BINDS=()
+  own_directories "$$" "$@"
+  what_to_run "$@"
+  mkdir -p "$ROOT/proc" "$ROOT$HOME"
+  for each in "${TOP[@]}"; do
+    if [ -h "$each" ]; then [ -h "$ROOT$each" ] || cp -P "$each" "$ROOT$each"; else bind "$each"; fi
+  done
+  for each in "${SYSTEM[@]}"; do bind "$each"; done
+  bind /tmp "$MINE/tmp"
+  bind /var/tmp "$MINE/tmp"
+  for each in "${SHOWN[@]}"; do bind "$each"; done
+  cp "$PILOT_DIR/condor_config" "$MINE/condor_config" && bind "$PILOT_DIR/condor_config" "$MINE/condor_config"
+  for each in lock spool; do bind "$PILOT_DIR/$each" "$MINE/$each"; done
+  bind "$PILOT_DIR/log" "$LOG"
+  bind "$JOB_DIR/execute" "$MINE/execute"
+  for each in SITECONF address condor; do bind "$PILOT_DIR/$each" "$PILOT_DIR/$each" ro; done
+  for each in "$STARTER" "$PROCD"; do bind "$each" "$PILOT_DIR/unreadable/${each##*/}" ro; done
+  trap : TERM INT QUIT # Slurm's, to every process: the starter hears them, too
+  # shellcheck disable=SC2016  # for the inner shell
+  APPTAINERENV_PATH=$path_of_jobs "$APPTAINER" --silent exec --contain --ipc --pid --home "$MINE/home:$HOME" \
+    --pwd "$PILOT_DIR/log" "${BINDS[@]}" "$ROOT" /bin/bash -c "$OTHER_PIDS"'
+    other_pids "$1"; exec "${@:2}"' starter "$$" "${program[@]}"
+  code=$?
+  sweep "$MINE"
+  exit "$code"
+}
+[ "$HOW" != container ] || in_a_container "$@"
+
+# --- in namespaces ---------------------------------------------------------------------------------------------------
+
+# First: become process 1 of new ones, as their root, which is nobody outside.
+if [ "${1:-}" != --namespaces ]; then
   exec unshare --user --map-root-user --mount --propagation slave --ipc --pid --fork \
     --kill-child "$0" --namespaces "$$" "$(id -u)" "$(id -g)" "$path_of_jobs" "$@"
 fi
 number=$2 uid=$3 gid=$4 path_of_jobs=$5
 shift 5
-ROOT=$PILOT_DIR/root
-MINE=$JOB_DIR/isolated/$number
-program=("$STARTER" "$@")
-# --try PATH...: not a starter, but a look around; with an error if it sees one of these, or other processes.
-if [ "${1:-}" = --try ]; then
-  shift
-  # shellcheck disable=SC2016  # for the inner shell
-  program=(/bin/bash -c '
-    for path in "$@"; do
-      if [ -n "$(ls -A "$path" 2> /dev/null)" ]; then echo "$path is there"; exit 1; fi
-    done
-    others=(/proc/[0-9]*)
-    if [ "${#others[@]}" -gt 3 ]; then echo "other processes are there"; exit 1; fi
-    if umount /proc /tmp 2> /dev/null; then echo "mounts can be taken away"; exit 1; fi
-    (: > /tmp/try && : > "$HOME/try") || { echo "no /tmp or home of its own"; exit 1; }' "$@")
-fi
-
-fail() {
-  echo "isolation: $*" >&2
-  exit 1
-}
+what_to_run "$@"
+own_directories "$number" "$@"
 
 # show PATH [FROM]: it, or what is at FROM, is there.
 show() {
@@ -73,24 +153,12 @@ show_fixed() {
 # own PATH: an empty directory.
 own() { mkdir -p "$ROOT$1" || fail "no $1"; }
 
-slot=classad
-for each in "$@"; do
-  if [[ $each =~ ^slot[0-9_]+$ ]]; then slot=$each; fi
-done
-LOG=$PILOT_DIR/log/starters/$slot
-rm -rf -- "$LOG" "$MINE"
-[ ! -e "$MINE" ] || fail "$MINE is there already"
-mkdir -p "$MINE"/{execute,tmp,home} "$LOG" || fail "no directory in $JOB_DIR"
-
 # --- the node's system, and nothing else of it
 mount -t tmpfs -o mode=755,size=64m isolated "$ROOT" || fail 'no tmpfs'
-for path in /bin /sbin /lib /lib32 /lib64 /libx32; do
+for path in "${TOP[@]}"; do
   if [ -h "$path" ]; then cp -P "$path" "$ROOT$path"; else show "$path"; fi
 done
-# Beside them what names of users and hosts are found with.
-for path in /usr /etc /opt /sys /dev /var/lib/sss /run/{nscd,systemd/resolve,resolvconf,NetworkManager}; do
-  show "$path"
-done
+for path in "${SYSTEM[@]}"; do show "$path"; done
 mount -t tmpfs -o mode=1777 isolated "$ROOT/dev/shm" || fail 'no /dev/shm'
 own /proc
 mount -t proc proc "$ROOT/proc" || fail 'no /proc'
@@ -103,7 +171,7 @@ for path in "${SHOWN[@]}"; do show "$path"; done
 own /.mine && mount --bind "$MINE" "$ROOT/.mine" || fail 'no directory to empty'
 
 # --- of the pilot what a starter and its job need
-for each in lock spool; do own "$PILOT_DIR/$each"; done
+for each in lock spool; do show "$PILOT_DIR/$each" "$MINE/$each"; done
 show "$PILOT_DIR/log" "$LOG"
 show "$JOB_DIR/execute" "$MINE/execute"
 cp "$PILOT_DIR/condor_config" "$ROOT$PILOT_DIR/"
@@ -116,17 +184,19 @@ for each in "$STARTER" "$PROCD"; do show_fixed "$each" "$PILOT_DIR/unreadable/${
 # Not pivot_root: Debian 14 has no such program. In a user namespace of its own a job can take nothing away of what
 # lies over the node, and there it is who it was. Only the parent may say so here: by its exec the child has lost that.
 # shellcheck disable=SC2016  # for the inner shells
-cd "$ROOT" && mount --move . / && exec chroot . /bin/bash -c '
-  path_of_jobs=$1 uid=$2 gid=$3 log=$4
+cd "$ROOT" && mount --move . / && exec chroot . /bin/bash -c "$OTHER_PIDS"'
+  path_of_jobs=$1 uid=$2 gid=$3 log=$4 number=$5
   fail() { echo "isolation: $*" >&2; exit 1; }
   cd "$log" || fail "no log"
   # As condor_starter does for its job: where memory runs out, not the daemons.
   echo 800 > /proc/self/oom_score_adj
   set -m # or condor_starter would ignore SIGINT and SIGQUIT
   mkfifo /.ready /.go && exec {ready}<> /.ready {go}<> /.go && rm /.ready /.go || fail "no pipe"
+  # Starters of the same pid would name a socket alike, for the network namespace is one (25.14, "Address already in use").
+  { echo "$((number - 1))" > /proc/sys/kernel/ns_last_pid; } 2> /dev/null || other_pids "$number"
   unshare --user /bin/bash -c "
     echo >&$ready; read -r _ <&$go; exec $ready>&- $go>&-
-    PATH=\$1 exec \"\${@:2}\"" starter "$path_of_jobs" "${@:5}" &
+    PATH=\$1 exec \"\${@:2}\"" starter "$path_of_jobs" "${@:6}" &
   child=$!
   read -r -t 30 _ <&"$ready" && echo deny > "/proc/$child/setgroups" && echo "$uid 0 1" > "/proc/$child/uid_map" \
     && echo "$gid 0 1" > "/proc/$child/gid_map" && echo >&"$go" || fail "no user namespace in the user namespace"
@@ -135,5 +205,6 @@ cd "$ROOT" && mount --move . / && exec chroot . /bin/bash -c '
   code=$?
   # What is left of the job; the directories themselves go with the next starter or the pilot.
   find /.mine -xdev -mindepth 2 -delete 2> /dev/null
-  exit "$code"' starter "$path_of_jobs" "$uid" "$gid" "$PILOT_DIR/log" "${program[@]}"
+  exit "$code"' starter "$path_of_jobs" "$uid" "$gid" "$PILOT_DIR/log" "$number" \
+  "${program[@]}"
 fail 'the root directory cannot be changed'

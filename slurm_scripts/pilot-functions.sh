@@ -265,31 +265,38 @@ END_OF_FACTS
   printf '%s\nSTARTD_ATTRS = $(STARTD_ATTRS) %s\n' "$found" "$(names_of "$found")" >> "$CONDOR_CONFIG"
 }
 
-# Have each starter, and so its job, run in namespaces of its own, if a try shows that the node can.
+# Have each starter, and so its job, run isolated, in the first of the ways of which a try shows that the node can.
 isolate_jobs() {
-  local why knobs='PilotIsolation = "none"' each
-  if [ "$PILOT_ISOLATION" != none ]; then
-    mkdir -p "$PILOT_DIR"/{root,unreadable,log/starters} "$JOB_DIR/isolated"
-    {
-      declare -p JOB_DIR HOME
-      printf 'STARTER=%q PROCD=%q\n' "$(condor_config_val STARTER)" "$(condor_config_val PROCD)"
-      printf 'SHOWN=(%s)\n' "$(printf '%q ' "${SHOWN_TO_JOBS[@]}")"
-    } > "$PILOT_DIR/isolation.facts"
-    # Into processes of a program that cannot be read nobody of the same user can look.
-    for each in STARTER PROCD; do
-      cp "$(condor_config_val "$each")" "$PILOT_DIR/unreadable/" && chmod 0111 "$PILOT_DIR"/unreadable/*
-    done
-    chmod 0700 "$PILOT_DIR/starter"
-    if why=$(isolation_fails 2>&1); then
-      say "jobs are not isolated: $why"
-      [ -z "$PILOT_REQUIRES_ISOLATION" ] || finish "$EXIT_NO_ISOLATION" "jobs cannot be isolated: $why"
+  local why='' how proved=none knobs='' each
+  mkdir -p "$PILOT_DIR"/{root,unreadable,log/starters} "$JOB_DIR/isolated"
+  # Into processes of a program that cannot be read nobody of the same user can look.
+  for each in STARTER PROCD; do
+    cp "$(condor_config_val "$each")" "$PILOT_DIR/unreadable/" && chmod 0111 "$PILOT_DIR"/unreadable/*
+  done
+  for how in ${PILOT_ISOLATION/auto/namespaces container}; do
+    [ "$how" != none ] || break
+    isolation_facts "$how" > "$PILOT_DIR/isolation.facts"
+    if each=$(isolation_fails 2>&1); then
+      why+="${why:+; }$how: $each"
     else
+      proved=$how
       # The child that the startd knows is not the starter: it gets messages to its socket, not signals.
-      knobs=$'STARTER = $(PILOT_DIR)/starter\nSTARTD.NEVER_USE_KILL_FOR_DC_SIGNALS = True'
-      knobs+=$'\nPilotIsolation = "namespaces"'
+      knobs=$'STARTER = $(PILOT_DIR)/starter\nSTARTD.NEVER_USE_KILL_FOR_DC_SIGNALS = True\n'
+      break
     fi
+  done
+  if [ "$proved" = none ] && [ -n "$why" ]; then
+    say "jobs are not isolated: $why"
+    [ -z "$PILOT_REQUIRES_ISOLATION" ] || finish "$EXIT_NO_ISOLATION" "jobs cannot be isolated: $why"
   fi
-  printf '%s\nSTARTD_ATTRS = $(STARTD_ATTRS) PilotIsolation\n' "$knobs" >> "$CONDOR_CONFIG"
+  printf '%sPilotIsolation = "%s"\nSTARTD_ATTRS = $(STARTD_ATTRS) PilotIsolation\n' "$knobs" "$proved" >> "$CONDOR_CONFIG"
+}
+
+isolation_facts() {
+  declare -p JOB_DIR HOME
+  printf 'HOW=%q APPTAINER=%q\n' "$1" "$(command -v "${PILOT_APPTAINER:-apptainer}")"
+  printf 'STARTER=%q PROCD=%q\n' "$(condor_config_val STARTER)" "$(condor_config_val PROCD)"
+  printf 'SHOWN=(%s)\n' "$(printf '%q ' "${SHOWN_TO_JOBS[@]}")"
 }
 
 # Why a program there sees what it must not see, or condor_starter does not run; false if all is as it should be.

@@ -138,11 +138,11 @@ class PilotSettings(Table):
         ),
     ] = ("/cvmfs",)
     isolation: Annotated[
-        Literal["auto", "namespaces", "none"],
+        Literal["auto", "namespaces", "container", "none"],
         Field(
             description="What keeps a job from the home, shared_dir, the pilot, its token and other jobs: "
-            '"namespaces" of its own, "none", or "auto": the strongest that works on the node. The pilot tries it and '
-            "advertises what it came to as PilotIsolation."
+            '"namespaces" of its own, a "container" of Apptainer\'s, "none", or "auto": the first of these that '
+            "works on the node. The pilot tries it and advertises what it came to as PilotIsolation."
         ),
     ] = "auto"
     require_isolation: Annotated[

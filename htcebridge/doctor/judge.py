@@ -110,9 +110,8 @@ def isolation(config: Config, joined: Sequence[Ad]) -> Iterator[Finding]:
             fix = "their logs say why (htcebridge logs PILOT); with require_isolation = true such a pilot does not join"
             weak = f"jobs are not isolated on {said['none']} of {plural(said.total(), 'joined pilot')}"
             problems.append(Problem(Status.WARN, weak, fix))
-        proved = said["namespaces"]
-        seen = f"namespaces on {plural(proved, 'joined pilot')}" if proved else "no joined pilot has proved any"
-        yield finding("isolation", name, seen, problems)
+        proved = [f"{how} on {plural(said[how], 'joined pilot')}" for how in ("namespaces", "container") if said[how]]
+        yield finding("isolation", name, ", ".join(proved) or "no joined pilot has proved any", problems)
 
 
 def clock(whose: str, ahead_s: int, max_skew_s: float) -> Finding:

@@ -47,10 +47,25 @@ def in_the_configuration(chain: Chain) -> str:
     return "".join(chain.bed.on(node, look, check=False).stdout for node in chain.bed.nodes)
 
 
-def test_isolated_it_can_do_nothing_of_what_it_can_do_otherwise(chain: Chain) -> None:
-    chain.configure(PATIENT)
-    start(chain)
-    wait_until(lambda: advertised(chain, "PilotIsolation") == ["namespaces"], 60, "a pilot that isolates has joined")
+@pytest.fixture(params=["namespaces", "container"])
+def isolated(chain: Chain, request: pytest.FixtureRequest) -> Chain:
+    """Each way to isolate jobs, where the nodes have what it needs."""
+    if request.param == "container" and chain.bed.on("lrdn0001", ["which", "apptainer"], check=False).returncode != 0:
+        pytest.skip("no Apptainer that fits in this root directory")
+    chain.configure(PATIENT.replace("[pilot]\n", f'[pilot]\nisolation = "{request.param}"\n'))
+    return chain
+
+
+def pilot_that_isolates(chain: Chain) -> str:
+    pilot = start(chain)
+    proved = ["namespaces"], ["container"]
+    wait_until(lambda: advertised(chain, "PilotIsolation") in proved, 60, "a pilot that isolates has joined")
+    return pilot
+
+
+def test_isolated_it_can_do_nothing_of_what_it_can_do_otherwise(isolated: Chain) -> None:
+    chain = isolated
+    pilot_that_isolates(chain)
     answers = could(chain, hostile(chain))
     assert {name: said for name, said in answers.items() if said != "no"} == {}
     assert len(answers) == PAYLOAD.count("\ncould ")
@@ -108,11 +123,8 @@ def through(got: dict[str, str]) -> set[str]:
     return {name for name, said in got.items() if TOKEN in said or "htcebridge" in said or "nowhere" in said}
 
 
-def test_isolated_its_starter_can_give_it_nothing_either(chain: Chain) -> None:
-    chain.configure(PATIENT)
-    pilot = start(chain)
-    wait_until(lambda: advertised(chain, "PilotIsolation") == ["namespaces"], 60, "a pilot that isolates has joined")
-    assert through(asked(chain, pilot)) == set()
+def test_isolated_its_starter_can_give_it_nothing_either(isolated: Chain) -> None:
+    assert through(asked(isolated, pilot_that_isolates(isolated))) == set()
 
 
 def test_without_isolation_its_starter_gives_it_what_it_asks_for(chain: Chain) -> None:
@@ -131,8 +143,7 @@ def test_what_a_job_is_shown_outlives_it_and_what_is_its_own_does_not(chain: Cha
     chain.bed.on("edge", ["sh", "-c", f"mkdir -p {software} {scratch} && echo kept > {software}/library"], user="leo")
     text = PATIENT.replace("[pilot]\n", f'[pilot]\njob_scratch = "{scratch}"\n')
     chain.configure(text.replace('bind = ["/cvmfs"', f'bind = ["/cvmfs", "{software}"'))
-    pilot = start(chain)
-    wait_until(lambda: advertised(chain, "PilotIsolation") == ["namespaces"], 60, "a pilot that isolates has joined")
+    pilot = pilot_that_isolates(chain)
     leaves = f"mkdir -p /tmp/left/x {HOME}/left; chmod 0 /tmp/left/x; echo big > /var/tmp/big; ls -a {HOME} /tmp"
     (job,) = chain.submit(seconds=0, does=f"cat {software}/library; {leaves}")
     wait_until(lambda: chain.done([job]), 90, "the job has run")

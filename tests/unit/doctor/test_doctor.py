@@ -706,6 +706,7 @@ def test_weak_isolation_is_named(config: Config) -> None:
 
     assert told(config) == (Status.OK, "no joined pilot has proved any")
     assert told(config, namespaces=2) == (Status.OK, "namespaces on 2 joined pilots")
+    assert told(config, namespaces=1, container=2)[1] == "namespaces on 1 joined pilot, container on 2 joined pilots"
     weak = "jobs are not isolated on 1 of 4 joined pilots (namespaces on 2 joined pilots)"
     assert told(config, namespaces=2, none=1) == (Status.WARN, weak)
     off = config.model_copy(
