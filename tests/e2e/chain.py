@@ -171,7 +171,8 @@ class Chain:
             f"queue {count}",
             "",
         ]
-        done = self.bed.on(ce, ["condor_submit", "-terse", "-"], user=user, env=CE_ENVIRONMENT, input="\n".join(lines))
+        command = ["condor_submit", "-terse", "-"]
+        done = _patiently(lambda: self.bed.on(ce, command, user=user, env=CE_ENVIRONMENT, input="\n".join(lines)))
         first, last = (part.strip() for part in done.stdout.strip().split("-"))
         cluster, low = first.split(".")
         return [GridJob(ce, user, f"{cluster}.{proc}") for proc in range(int(low), int(last.split(".")[1]) + 1)]
@@ -194,15 +195,9 @@ class Chain:
         return {f"{row[0]}.{row[1]}": row[2:] for row in rows}
 
     def _condor_q(self, ce: str, env: Mapping[str, str], *attributes: str) -> list[str]:
-        """A busy schedd on a busy machine may be late for the handshake of a query; then once more, and once more."""
-        attempts = 3
-        while True:
-            attempts -= 1
-            try:
-                return self.bed.on(ce, ["condor_q", "-all", "-af", *attributes], env=dict(env)).stdout.splitlines()
-            except TestbedError:
-                if not attempts:
-                    raise
+        return _patiently(
+            lambda: self.bed.on(ce, ["condor_q", "-all", "-af", *attributes], env=dict(env)).stdout.splitlines()
+        )
 
     def states(self, jobs: Iterable[GridJob]) -> list[int | None]:
         """The JobStatus of each job's routed copy; None where it has none (not routed yet, or done and gone)."""
@@ -318,6 +313,20 @@ def controller(chain: Chain) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         chain.bed.on("edge", ["pkill", "-TERM", "-f", "pressure run"], user="leo", check=False)
         process.wait(timeout=scaled(60))
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask a schedd, and twice more if it is late for the handshake: nothing is done by then. In the logs of both its
+    authentication with the negotiator (RESCHEDULE) fails then, as if each had waited for the other (23.9, 25.14)."""
+    attempts = 3
+    while True:
+        attempts -= 1
+        try:
+            return ask()
+        except TestbedError as error:
+            late = "AUTHENTICATE" in str(error) or "Failed to" in str(error)
+            if not (late and attempts):
+                raise
 
 
 def wait_until(look: Callable[[], T | None], seconds: float, what: str, every: float = 1.0) -> T:
