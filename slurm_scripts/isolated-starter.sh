@@ -21,25 +21,30 @@ fail() {
 }
 
 # Of the node, beside /bin, /lib and the like; the last of it is what names of users and hosts are found with.
-SYSTEM=(/usr /etc /opt /sys /dev /var/lib/sss /run/{nscd,systemd/resolve,resolvconf,NetworkManager})
+SYSTEM=(/usr /etc /opt /sys /var/lib/sss /run/{nscd,systemd/resolve,resolvconf,NetworkManager})
 TOP=(/bin /sbin /lib /lib32 /lib64 /libx32)
 
-# What a starter runs, or with --try PATH... a look around instead: an error if it sees one of these, or other processes.
+# What a starter runs, or with --try "DEVICE:INODE PATH"... a look around instead: an error if one of these is there, or
+# another process.
 program=()
 what_to_run() {
   program=("$STARTER" "$@")
   if [ "${1:-}" = --try ]; then
     # shellcheck disable=SC2016  # for the inner shell
     program=(/bin/bash -c '
-      for path in "$@"; do
-        if [ -n "$(ls -A "$path" 2> /dev/null)" ]; then echo "$path is there"; exit 1; fi
+      for each in "$@"; do
+        if [ "$(stat -L -c %d:%i "${each#* }" 2> /dev/null)" = "${each%% *}" ]; then echo "${each#* } is there"; exit 1; fi
       done
       others=(/proc/[0-9]*)
       if [ "${#others[@]}" -gt 4 ]; then echo "other processes are there"; exit 1; fi
       if umount /proc /tmp 2> /dev/null; then echo "mounts can be taken away"; exit 1; fi
+      if munge -n < /dev/null > /dev/null 2>&1; then echo "munge answers"; exit 1; fi
       (: > /tmp/try && : > "$HOME/try") || { echo "no /tmp or home of its own"; exit 1; }' "$@")
   fi
 }
+
+# sweep DIRECTORY...: remove what a job may have taken the permissions from.
+sweep() { { chmod -R u+rwX "$@"; rm -rf --one-file-system -- "$@"; } 2> /dev/null; }
 
 # own_directories NUMBER ARGUMENT...: new ones, of the starter with this number and these arguments.
 own_directories() {
@@ -49,7 +54,7 @@ own_directories() {
     if [[ $each =~ ^slot[0-9_]+$ ]]; then slot=$each; fi
   done
   LOG=$PILOT_DIR/log/starters/$slot
-  rm -rf -- "$LOG" "$MINE"
+  sweep "$LOG" "$MINE"
   [ ! -e "$MINE" ] || fail "$MINE is there already"
   mkdir -p "$MINE"/{execute,tmp,home,lock,spool} "$LOG" || fail "no directory in $JOB_DIR"
 }
@@ -59,14 +64,13 @@ own_directories() {
 OTHER_PIDS='
   other_pids() { for ((i = 0; i < $1 % 300; i++)); do (:); done; }'
 
-# sweep DIRECTORY...: remove what a job may have taken the permissions from.
-sweep() { { chmod -R u+rwX "$@"; rm -rf --one-file-system -- "$@"; } 2> /dev/null; }
-
 if [ "${1:-}" != --namespaces ]; then
   # Directories of starters that are gone.
   for each in "$JOB_DIR"/isolated/*; do
-    kill -0 "${each##*/}" 2> /dev/null || sweep "$each"
+    kill -0 "${each##*/}" 2> /dev/null || sweep "$each" "$JOB_DIR/execute/dir_${each##*/}"
   done
+  # There the startd writes what is new of the slot, every minute; a job must not be the one who says where that goes.
+  [ -z "${CONDOR_INHERIT:-}" ] || mkdir -p "$JOB_DIR/execute/dir_$$/htcondor"
   # The pilot's condor_procd knows no pid of in there, so the starter has one of its own. Without any (USE_PROCD) that of
   # 25.14 crashes when its job ends.
   unset CONDOR_PROCD_ADDRESS CONDOR_PROCD_ADDRESS_BASE
@@ -98,7 +102,8 @@ in_a_container() {
   for each in "${TOP[@]}"; do
     if [ -h "$each" ]; then [ -h "$ROOT$each" ] || cp -P "$each" "$ROOT$each"; else bind "$each"; fi
   done
-  for each in "${SYSTEM[@]}"; do bind "$each"; done
+  # Apptainer makes a /dev of its own; of the node's what GPUs, InfiniBand and images need.
+  for each in "${SYSTEM[@]}" /dev/{nvidia*,dri,kfd,infiniband,fuse}; do bind "$each"; done
   bind /tmp "$MINE/tmp"
   bind /var/tmp "$MINE/tmp"
   for each in "${SHOWN[@]}"; do bind "$each"; done
@@ -109,10 +114,15 @@ in_a_container() {
   for each in SITECONF address condor; do bind "$PILOT_DIR/$each" "$PILOT_DIR/$each" ro; done
   for each in "$STARTER" "$PROCD"; do bind "$each" "$PILOT_DIR/unreadable/${each##*/}" ro; done
   trap : TERM INT QUIT # Slurm's, to every process: the starter hears them, too
+  # The key to the startd is in nobody's environment that others in there can read: Apptainer's process 1 is readable.
+  exec {key}< <(printf '%s\n' "${CONDOR_PRIVATE_INHERIT:-}")
+  unset CONDOR_PRIVATE_INHERIT
   # shellcheck disable=SC2016  # for the inner shell
   APPTAINERENV_PATH=$path_of_jobs "$APPTAINER" --silent exec --contain --ipc --pid --home "$MINE/home:$HOME" \
     --pwd "$PILOT_DIR/log" "${BINDS[@]}" "$ROOT" /bin/bash -c "$OTHER_PIDS"'
-    other_pids "$1"; exec "${@:2}"' starter "$$" "${program[@]}"
+    key=$2; IFS= read -r CONDOR_PRIVATE_INHERIT <&"$key"; exec {key}<&-
+    [ -z "$CONDOR_PRIVATE_INHERIT" ] || export CONDOR_PRIVATE_INHERIT
+    other_pids "$1"; exec "${@:3}"' starter "$$" "$key" "${program[@]}"
   code=$?
   sweep "$MINE"
   exit "$code"
@@ -123,6 +133,7 @@ in_a_container() {
 
 # First: become process 1 of new ones, as their root, which is nobody outside.
 if [ "${1:-}" != --namespaces ]; then
+  trap '' TERM # Slurm's, to every process: unshare before 2.36 would end, and all in there at once
   exec unshare --user --map-root-user --mount --propagation slave --ipc --pid --fork \
     --kill-child "$0" --namespaces "$$" "$(id -u)" "$(id -g)" "$path_of_jobs" "$@"
 fi
@@ -158,8 +169,10 @@ mount -t tmpfs -o mode=755,size=64m isolated "$ROOT" || fail 'no tmpfs'
 for path in "${TOP[@]}"; do
   if [ -h "$path" ]; then cp -P "$path" "$ROOT$path"; else show "$path"; fi
 done
-for path in "${SYSTEM[@]}"; do show "$path"; done
+for path in "${SYSTEM[@]}" /dev; do show "$path"; done
 mount -t tmpfs -o mode=1777 isolated "$ROOT/dev/shm" || fail 'no /dev/shm'
+mount -t devpts -o newinstance,ptmxmode=0666,mode=600 isolated "$ROOT/dev/pts" || fail 'no /dev/pts'
+[ ! -e /dev/mqueue ] || mount -t mqueue isolated "$ROOT/dev/mqueue" || fail 'no /dev/mqueue'
 own /proc
 mount -t proc proc "$ROOT/proc" || fail 'no /proc'
 show /tmp "$MINE/tmp"
@@ -183,28 +196,31 @@ for each in "$STARTER" "$PROCD"; do show_fixed "$each" "$PILOT_DIR/unreadable/${
 
 # Not pivot_root: Debian 14 has no such program. In a user namespace of its own a job can take nothing away of what
 # lies over the node, and there it is who it was. Only the parent may say so here: by its exec the child has lost that.
+mkfifo "$ROOT"/.{ready,go} && exec {ready}<> "$ROOT/.ready" {go}<> "$ROOT/.go" && rm "$ROOT"/.{ready,go} || fail 'no pipe'
+# Or a job could put another /lib64 there, for what runs at the end.
+mount -o remount,bind,ro "$ROOT" || fail 'the root directory cannot be made read-only'
 # shellcheck disable=SC2016  # for the inner shells
 cd "$ROOT" && mount --move . / && exec chroot . /bin/bash -c "$OTHER_PIDS"'
-  path_of_jobs=$1 uid=$2 gid=$3 log=$4 number=$5
+  path_of_jobs=$1 uid=$2 gid=$3 log=$4 number=$5 ready=$6 go=$7
   fail() { echo "isolation: $*" >&2; exit 1; }
   cd "$log" || fail "no log"
   # As condor_starter does for its job: where memory runs out, not the daemons.
   echo 800 > /proc/self/oom_score_adj
   set -m # or condor_starter would ignore SIGINT and SIGQUIT
-  mkfifo /.ready /.go && exec {ready}<> /.ready {go}<> /.go && rm /.ready /.go || fail "no pipe"
   # Starters of the same pid would name a socket alike, for the network namespace is one (25.14, "Address already in use").
   { echo "$((number - 1))" > /proc/sys/kernel/ns_last_pid; } 2> /dev/null || other_pids "$number"
   unshare --user /bin/bash -c "
     echo >&$ready; read -r _ <&$go; exec $ready>&- $go>&-
-    PATH=\$1 exec \"\${@:2}\"" starter "$path_of_jobs" "${@:6}" &
+    PATH=\$1 exec \"\${@:2}\"" starter "$path_of_jobs" "${@:8}" &
   child=$!
   read -r -t 30 _ <&"$ready" && echo deny > "/proc/$child/setgroups" && echo "$uid 0 1" > "/proc/$child/uid_map" \
     && echo "$gid 0 1" > "/proc/$child/gid_map" && echo >&"$go" || fail "no user namespace in the user namespace"
   exec {ready}>&- {go}>&-
   wait "$child"
   code=$?
+  kill -KILL -1 2> /dev/null
   # What is left of the job; the directories themselves go with the next starter or the pilot.
   find /.mine -xdev -mindepth 2 -delete 2> /dev/null
   exit "$code"' starter "$path_of_jobs" "$uid" "$gid" "$PILOT_DIR/log" "$number" \
-  "${program[@]}"
+  "$ready" "$go" "${program[@]}"
 fail 'the root directory cannot be changed'

@@ -273,6 +273,9 @@ isolate_jobs() {
   for each in STARTER PROCD; do
     cp "$(condor_config_val "$each")" "$PILOT_DIR/unreadable/" && chmod 0111 "$PILOT_DIR"/unreadable/*
   done
+  for each in "${SHOWN_TO_JOBS[@]}"; do
+    [ -e "$each" ] || say "bind: there is no $each here"
+  done
   for how in ${PILOT_ISOLATION/auto/namespaces container}; do
     [ "$how" != none ] || break
     isolation_facts "$how" > "$PILOT_DIR/isolation.facts"
@@ -294,16 +297,18 @@ isolate_jobs() {
 
 isolation_facts() {
   declare -p JOB_DIR HOME
-  printf 'HOW=%q APPTAINER=%q\n' "$1" "$(command -v "${PILOT_APPTAINER:-apptainer}")"
+  printf 'HOW=%q APPTAINER=%q\n' "$1" "$([ -z "$PILOT_APPTAINER" ] || command -v "$PILOT_APPTAINER")"
   printf 'STARTER=%q PROCD=%q\n' "$(condor_config_val STARTER)" "$(condor_config_val PROCD)"
   printf 'SHOWN=(%s)\n' "$(printf '%q ' "${SHOWN_TO_JOBS[@]}")"
 }
 
 # Why a program there sees what it must not see, or condor_starter does not run; false if all is as it should be.
 isolation_fails() {
-  local seen
-  seen=$(timeout -k 1 60 "$PILOT_DIR/starter" --try "$HOME" "$PILOT_SHARED_DIR" "$PILOT_TOKEN_FILE" \
-    "$PILOT_DIR/tokens.d" 2>&1) \
+  local seen each hidden=() paths=("$HOME" "$PILOT_SHARED_DIR" "$PILOT_TOKEN_FILE" "$PILOT_DIR/tokens.d" "$JOB_DIR/isolated")
+  for each in "${paths[@]}"; do
+    hidden+=("$(stat -L -c %d:%i "$each") $each" "$(stat -L -c %d:%i "$each") $(readlink -f "$each")")
+  done
+  seen=$(timeout -k 1 60 "$PILOT_DIR/starter" --try "${hidden[@]}" 2>&1) \
     && seen=$(timeout -k 1 60 "$PILOT_DIR/starter" -classad 2>&1) && return 1
   tail -n 2 <<< "${seen:-no reason}" | paste -sd ' '
 }

@@ -161,6 +161,10 @@ class PilotSettings(Table):
     ] = False
 
 
+# Every home, every socket, every job's own.
+_NEVER_SHOWN = frozenset(("/", "/home", "/root", "/run", "/var", "/var/run", "/tmp", "/var/tmp", "/dev", "/proc"))  # noqa: S108  names
+
+
 class Resource(PilotSettings):
     """One kind of node, offered by one partition and QOS."""
 
@@ -249,6 +253,9 @@ class Resource(PilotSettings):
             raise ValueError(
                 "margin + boot_time leave no time for jobs: they must be shorter than walltime and min_walltime"
             )
+        shows_all = {mount.partition(":")[0].rstrip("/") or "/" for mount in self.bind} & _NEVER_SHOWN
+        if self.isolation != "none" and shows_all:
+            raise ValueError(f"bind: {', '.join(sorted(shows_all))} would show jobs what they must not see: narrow it")
         if self.require_isolation and self.isolation == "none":
             raise ValueError('require_isolation asks for what isolation = "none" forbids')
         if self.executor is not None and self.mode != "constant":

@@ -110,7 +110,8 @@ class PilotExit(IntEnum):
         26,
         "jobs cannot be isolated on this node, and `require_isolation` is set",
         Fault.NODE,
-        "user namespaces for plain users (`user.max_user_namespaces`, AppArmor); `bind`",
+        "user namespaces for plain users (`user.max_user_namespaces`, AppArmor), or a setuid Apptainer; a `bind` that "
+        "shows too much",
     )
     OWN_CHECK_FAILED = (
         29,

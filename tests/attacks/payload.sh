@@ -37,6 +37,9 @@ memory_of_others() {
   done
   return 1
 }
+process_1() { # the first that it can see: that began with the starter's key to the startd
+  tr '\0' '\n' 2> /dev/null < /proc/1/environ | grep -m 1 -o PRIVATE_INHERIT || ls -A "/proc/1/root$home/.config"
+}
 root_of_others() {
   local pid
   for pid in /proc/[0-9]*; do
@@ -95,6 +98,8 @@ could root-of-others '' root_of_others
 could signal '' signalled
 could startd-write '' startd_says WRITE
 could startd-daemon '' startd_says DAEMON
+could root-directory '-' written /
+could process-1 '' process_1
 could nested-namespace '' remounted
 could open-file '' opened
 # Whether it counts is seen from outside: where it is isolated, what it finds is a copy.

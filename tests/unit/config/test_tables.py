@@ -393,6 +393,8 @@ def test_mistakes_in_the_nodes_surroundings_are_named_with_their_line(
         ("template", '"../x"', "is not a template's name"),
         ("gpu_discovery", '"-extra; touch X"', "is not options"),
         ("bind", '["/cvmfs", "$(x)"]', "is not an absolute path"),
+        ("bind", '["/cvmfs", "/home/", "/tmp:/tmp"]', "bind: /home, /tmp would show jobs what they must not see"),
+        ("isolation", '"none"\nrequire_isolation = true', 'asks for what isolation = "none" forbids'),
         ("cpus_kept_per_gpu", "50", "keeps 200 of 112 cpus"),
         ("min_scratch", '"4T"', r"min_scratch is more than the pilot's disk \(3T\)"),
         ("vacate_time", '"5m"', "vacate_time is not within margin"),
