@@ -20,8 +20,9 @@ fail() {
   exit 1
 }
 
-# Of the node, beside /bin, /lib and the like; the last of it is what names of users and hosts are found with.
+# Of the node, beside /bin, /lib and the like: what names of users and hosts are found with, where Apptainer begins.
 SYSTEM=(/usr /etc /opt /sys /var/lib/sss /run/{nscd,systemd/resolve,resolvconf,NetworkManager})
+SYSTEM+=(/var/{,lib/}{apptainer,singularity})
 TOP=(/bin /sbin /lib /lib32 /lib64 /libx32)
 
 # What a starter runs, or with --try "DEVICE:INODE PATH"... a look around instead: an error if one of these is there, or

@@ -38,7 +38,7 @@ memory_of_others() {
   return 1
 }
 process_1() { # the first that it can see: that began with the starter's key to the startd
-  tr '\0' '\n' 2> /dev/null < /proc/1/environ | grep -m 1 -o PRIVATE_INHERIT || ls -A "/proc/1/root$home/.config"
+  tr '\0' '\n' 2> /dev/null < /proc/1/environ | grep -m 1 -o SessionKey: || ls -A "/proc/1/root$home/.config"
 }
 root_of_others() {
   local pid
