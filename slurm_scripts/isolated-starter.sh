@@ -55,7 +55,7 @@ own_directories() {
     if [[ $each =~ ^slot[0-9_]+$ ]]; then slot=$each; fi
   done
   LOG=$PILOT_DIR/log/starters/$slot
-  sweep "$LOG" "$MINE"
+  if [ -e "$LOG" ] || [ -e "$MINE" ]; then sweep "$LOG" "$MINE"; fi
   [ ! -e "$MINE" ] || fail "$MINE is there already"
   mkdir -p "$MINE"/{execute,tmp,home,lock,spool} "$LOG" || fail "no directory in $JOB_DIR"
 }
@@ -67,7 +67,8 @@ OTHER_PIDS='
 
 if [ "${1:-}" != --namespaces ]; then
   # Directories of starters that are gone.
-  for each in "$JOB_DIR"/isolated/*; do
+  for each in "$JOB_DIR"/isolated/[0-9]*; do
+    [ -e "$each" ] || continue
     kill -0 "${each##*/}" 2> /dev/null || sweep "$each" "$JOB_DIR/execute/dir_${each##*/}"
   done
   # There the startd writes what is new of the slot, every minute; a job must not be the one who says where that goes.
@@ -136,7 +137,7 @@ in_a_container() {
 if [ "${1:-}" != --namespaces ]; then
   trap '' TERM # Slurm's, to every process: unshare before 2.36 would end, and all in there at once
   exec unshare --user --map-root-user --mount --propagation slave --ipc --pid --fork \
-    --kill-child "$0" --namespaces "$$" "$(id -u)" "$(id -g)" "$path_of_jobs" "$@"
+    --kill-child "$0" --namespaces "$$" "$UID" "${GROUPS[0]}" "$path_of_jobs" "$@"
 fi
 number=$2 uid=$3 gid=$4 path_of_jobs=$5
 shift 5
@@ -156,10 +157,13 @@ show() {
 
 # show_fixed PATH [FROM]: the same, and nobody can change it. What the mount forbids already must be said again.
 show_fixed() {
-  local forbids
+  local options each as=remount,bind,ro
   show "$@"
-  forbids=$(findmnt -nr -o VFS-OPTIONS -T "$ROOT$1" | tr ',' '\n' | grep -xE 'nosuid|nodev|noexec|noatime|nodiratime|relatime' | paste -sd ,)
-  mount -o "remount,bind,ro${forbids:+,$forbids}" "$ROOT$1" || fail "$1 cannot be made read-only"
+  options=$(findmnt -nr -o VFS-OPTIONS -T "$ROOT$1")
+  for each in ${options//,/ }; do
+    case $each in nosuid | nodev | noexec | noatime | nodiratime | relatime) as+=,$each ;; esac
+  done
+  mount -o "$as" "$ROOT$1" || fail "$1 cannot be made read-only"
 }
 
 # own PATH: an empty directory.

@@ -47,7 +47,7 @@ def in_the_configuration(chain: Chain) -> str:
     return "".join(chain.bed.on(node, look, check=False).stdout for node in chain.bed.nodes)
 
 
-@pytest.fixture(params=["namespaces", "container"])
+@pytest.fixture(params=["namespaces", pytest.param("container", marks=pytest.mark.one_suite("forky"))])
 def isolated(chain: Chain, request: pytest.FixtureRequest) -> Chain:
     """Each way to isolate jobs, where the nodes have what it needs."""
     if request.param == "container" and chain.bed.on("lrdn0001", ["which", "apptainer"], check=False).returncode != 0:
@@ -127,6 +127,7 @@ def test_isolated_its_starter_can_give_it_nothing_either(isolated: Chain) -> Non
     assert through(asked(isolated, pilot_that_isolates(isolated))) == set()
 
 
+@pytest.mark.one_suite("trixie")
 def test_without_isolation_its_starter_gives_it_what_it_asks_for(chain: Chain) -> None:
     chain.configure(OPEN)
     pilot = start(chain)
@@ -137,6 +138,7 @@ def test_without_isolation_its_starter_gives_it_what_it_asks_for(chain: Chain) -
 # --------------------------------------------------------------------------- what a good job keeps
 
 
+@pytest.mark.one_suite("forky")
 def test_what_a_job_is_shown_outlives_it_and_what_is_its_own_does_not(chain: Chain) -> None:
     """Scratch, home and what `bind` names are on one file system here, the last below the second."""
     software, scratch = f"{HOME}/software", "/leonardo/work/leo/scratch"

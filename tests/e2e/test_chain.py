@@ -76,6 +76,7 @@ def test_busy_cpus_of_a_pilot_are_what_its_jobs_asked_for(chain: Chain) -> None:
     assert pilot["id"] in chain.slurm_jobs()
 
 
+@pytest.mark.one_suite("trixie")
 def test_first_job_runs_soon_and_pilots_leave_when_the_demand_ends(chain: Chain) -> None:
     started = time.monotonic()
     jobs = chain.submit(count=20, seconds=3) + chain.submit(ce="ce02", count=20, seconds=3)

@@ -349,6 +349,7 @@ def test_a_busy_schedd_is_counted_exactly_at_every_read(chain: Chain) -> None:
 # --------------------------------------------------------------------------- who is busy
 
 
+@pytest.mark.one_suite("trixie")
 def test_the_partitionable_slot_says_how_many_cores_each_vo_holds(chain: Chain) -> None:
     with pilot(chain):
         chain.submit(seconds=600, count=3, cpus=4)

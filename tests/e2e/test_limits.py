@@ -137,6 +137,7 @@ def concurrency_limit(chain: Chain, name: str, most: int) -> Iterator[None]:
         chain.bed.on("tier1", ["condor_reconfig"])
 
 
+@pytest.mark.one_suite("forky")
 def test_what_the_negotiator_does_not_give_is_no_supply_and_a_person_is_told(chain: Chain) -> None:
     """Jobs that fit a free pilot and wait for a limit that htcebridge cannot see."""
     chain.configure(PATIENT)
