@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.chain import COMPLETED, Chain, GridJob, wait_until
+from tests.e2e.chain import COMPLETED, ISOLATED, PLAIN, Chain, GridJob, wait_until
 from tests.e2e.pilots import PATIENT, SHARED, advertised, executing, run, start
 
 pytestmark = pytest.mark.testbed
 
 HOME = "/leonardo/home/leo"
 HELD = 5
-OPEN = PATIENT.replace("[pilot]\n", '[pilot]\nisolation = "none"\n')
 PAYLOAD = (Path(__file__).parent / "payload.sh").read_text()
 # What the tokens of these tests begin with: an IDTOKEN's header, {"alg": ...
 TOKEN = "eyJ"
@@ -52,7 +51,7 @@ def isolated(chain: Chain, request: pytest.FixtureRequest) -> Chain:
     """Each way to isolate jobs, where the nodes have what it needs."""
     if request.param == "container" and chain.bed.on("lrdn0001", ["which", "apptainer"], check=False).returncode != 0:
         pytest.skip("no Apptainer that fits in this root directory")
-    chain.configure(PATIENT.replace("[pilot]\n", f'[pilot]\nisolation = "{request.param}"\n'))
+    chain.configure(PATIENT.replace(PLAIN, f'isolation = "{request.param}"\n{ISOLATED}'))
     return chain
 
 
@@ -75,7 +74,7 @@ def test_isolated_it_can_do_nothing_of_what_it_can_do_otherwise(isolated: Chain)
 
 def test_without_isolation_it_can_do_all_of_it(chain: Chain) -> None:
     """So that a "no" above is not just a payload that does not work."""
-    chain.configure(OPEN)
+    chain.configure(PATIENT)
     start(chain)
     wait_until(lambda: advertised(chain, "PilotIsolation") == ["none"], 60, "a pilot that does not isolate has joined")
     answers = could(chain, hostile(chain))
@@ -129,7 +128,7 @@ def test_isolated_its_starter_can_give_it_nothing_either(isolated: Chain) -> Non
 
 @pytest.mark.one_suite("trixie")
 def test_without_isolation_its_starter_gives_it_what_it_asks_for(chain: Chain) -> None:
-    chain.configure(OPEN)
+    chain.configure(PATIENT)
     pilot = start(chain)
     wait_until(lambda: advertised(chain, "PilotIsolation") == ["none"], 60, "a pilot that does not isolate has joined")
     assert through(asked(chain, pilot)) >= {"file of the home", "link to the home", "link to the pilot's token"}
@@ -143,8 +142,8 @@ def test_what_a_job_is_shown_outlives_it_and_what_is_its_own_does_not(chain: Cha
     """Scratch, home and what `bind` names are on one file system here, the last below the second."""
     software, scratch = f"{HOME}/software", "/leonardo/work/leo/scratch"
     chain.bed.on("edge", ["sh", "-c", f"mkdir -p {software} {scratch} && echo kept > {software}/library"], user="leo")
-    text = PATIENT.replace("[pilot]\n", f'[pilot]\njob_scratch = "{scratch}"\n')
-    chain.configure(text.replace('bind = ["/cvmfs"', f'bind = ["/cvmfs", "{software}"'))
+    shown = f'job_scratch = "{scratch}"\n' + ISOLATED.replace("]", f', "{software}"]')
+    chain.configure(PATIENT.replace(PLAIN, shown))
     pilot = pilot_that_isolates(chain)
     leaves = f"mkdir -p /tmp/left/x {HOME}/left; chmod 0 /tmp/left/x; echo big > /var/tmp/big; ls -a {HOME} /tmp"
     (job,) = chain.submit(seconds=0, does=f"cat {software}/library; {leaves}")

@@ -26,6 +26,10 @@ STATE = "/leonardo/home/leo/.local/state/htcebridge"
 GATES = "/leonardo/work/leo/gates"
 IDLE, RUNNING, COMPLETED = 1, 2, 4
 
+# Jobs are isolated where a test is about jobs and pilots (`Chain.isolates`): a namespace for each costs processor time.
+PLAIN = 'isolation = "none"'
+ISOLATED = f'bind = ["/cvmfs", "{GATES}"]'
+
 CONFIGURATION = """
 [tier1]
 collector = "tier1.cr.example.org:9618"
@@ -55,7 +59,7 @@ surplus_cycles = 2
 shared_dir = "$HOME/pilots"
 idle_timeout = "20s"
 min_scratch = "50M"
-bind = ["/cvmfs", "/leonardo/work/leo/gates"]
+isolation = "none"
 
 [resource.dcgp]
 partition = "dcgp_usr_prod"
@@ -88,10 +92,14 @@ class GridJob:
 
 
 class Chain:
-    """A testbed with htcebridge installed on its edge node and its routes in both CEs."""
+    """A testbed with htcebridge installed on its edge node and its routes in both CEs.
 
-    def __init__(self, bed: Testbed) -> None:
+    `isolates`: whether the pilots of its configurations do, as any site's.
+    """
+
+    def __init__(self, bed: Testbed, isolates: bool = False) -> None:
         self.bed = bed
+        self.isolates = isolates
 
     def install(self) -> None:
         """Install as a user would: a venv in leo's home, wheels, a configuration; the routes on both CEs."""
@@ -111,7 +119,7 @@ class Chain:
     def configure(self, text: str) -> None:
         """Put a configuration where htcebridge looks for it."""
         self.bed.on("edge", ["mkdir", "-p", str(Path(CONFIG).parent), GATES], user="leo")
-        self.bed.write("edge", CONFIG, text, owner="leo")
+        self.bed.write("edge", CONFIG, text.replace(PLAIN, ISOLATED) if self.isolates else text, owner="leo")
 
     def htcebridge(
         self, *arguments: str, expect: int | None = 0, env: Mapping[str, str] | None = None, timeout: float = 90

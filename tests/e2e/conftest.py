@@ -80,7 +80,8 @@ def installed(suite: str) -> Iterator[Chain]:
 
 
 @pytest.fixture
-def chain(installed: Chain) -> Chain:
+def chain(installed: Chain, request: pytest.FixtureRequest) -> Chain:
     """The testbed, empty."""
+    installed.isolates = request.node.get_closest_marker("isolates") is not None
     installed.clean()
     return installed

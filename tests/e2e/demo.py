@@ -25,7 +25,7 @@ def main() -> int:
     try:
         with Testbed.up("trixie", nodes=2, name="demo", say=tell) as bed:
             tell("installing htcebridge on the edge node, its routes on both CEs")
-            chain = Chain(bed)
+            chain = Chain(bed, isolates=True)
             chain.install()
             summary = story(chain)
     except (TestbedError, AssertionError) as error:

@@ -24,7 +24,7 @@ def main() -> int:
     suite, minutes = sys.argv[1], float(sys.argv[2])
     chance = random.Random(1)  # noqa: S311
     with Testbed.up(suite, nodes=4, gpu_nodes=0, name=f"soak-{suite}") as bed:
-        chain = Chain(bed)
+        chain = Chain(bed, isolates=True)
         chain.install()
         chain.configure(SHORT)
         jobs: list[GridJob] = []

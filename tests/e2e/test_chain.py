@@ -26,7 +26,7 @@ from tests.e2e.pilots import executing
 from tests.e2e.test_history import asked
 from tests.testbed.pace import scaled
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.isolates]
 
 
 def has_the_lock(chain: Chain) -> bool:

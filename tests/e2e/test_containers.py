@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.chain import IDLE, Chain, GridJob, wait_until
+from tests.e2e.chain import IDLE, ISOLATED, PLAIN, Chain, GridJob, wait_until
 from tests.e2e.pilots import PATIENT, advertised, start
 
-pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
+pytestmark = [pytest.mark.testbed, pytest.mark.isolates, pytest.mark.one_suite("forky")]
 
 # A few programs of this Debian. What Apptainer builds has the /.singularity.d that HTCondor's test before the job runs.
 BUILD = """
@@ -35,7 +35,7 @@ FOUND = [f"container_image = {SANDBOX}/", "transfer_container = false", INSIDE]
 def chain(chain: Chain) -> Chain:
     if chain.bed.on("ce01", ["sh", "-c", "command -v apptainer"], check=False).returncode != 0:
         pytest.skip("Debian's unstable had no Apptainer that fits when this root directory was made")
-    chain.configure(PATIENT.replace('bind = ["/cvmfs"', f'bind = ["/cvmfs", "{SANDBOX}"'))
+    chain.configure(PATIENT.replace(PLAIN, ISOLATED.replace("]", f', "{SANDBOX}"]')))
     chain.bed.on("ce01", ["sh", "-c", BUILD, "sh", "--force", SIF], user="cmspil001")
     chain.bed.on("edge", ["sh", "-c", BUILD, "sh", "--force", "--sandbox", SANDBOX], user="leo")
     return chain

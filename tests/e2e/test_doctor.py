@@ -18,7 +18,7 @@ from tests.e2e.pilots import PATIENT
 from tests.e2e.test_running import HOME, SERVICE, Systemd, own, system  # noqa: F401  fixtures
 from tests.testbed.pace import scaled
 
-pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("trixie")]
+pytestmark = [pytest.mark.testbed, pytest.mark.isolates, pytest.mark.one_suite("trixie")]
 
 PYTHON = HTCEBRIDGE.replace("bin/htcebridge", "bin/python")
 TOKEN = f"{HOME}/.condor/tokens.d/tier1"

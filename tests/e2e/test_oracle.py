@@ -26,7 +26,7 @@ CYCLES = 5
 SMALL = (
     CONFIGURATION.replace("cpus = 112", "cpus = 16")
     .replace('"494000M"', '"40000M"')
-    .replace('idle_timeout = "20s"', 'idle_timeout = "10m"\nmemory_reserve = "1000M"\nisolation = "none"')
+    .replace('idle_timeout = "20s"', 'idle_timeout = "10m"\nmemory_reserve = "1000M"')
     .replace('gres = ["tmpfs:3t"]', 'disk = "2G"')
 )
 # Beside the first resource: one whose pilots are short, one whose check can fail, one that is drained, one with GPUs.

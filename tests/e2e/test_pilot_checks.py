@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from tests.e2e.chain import CONFIGURATION, IDLE, Chain, never, wait_until
+from tests.e2e.chain import CONFIGURATION, IDLE, PLAIN, Chain, never, wait_until
 from tests.e2e.pilots import PATIENT, SHARED, accounted, advertised, outcome, ran_once, run, start
 
-pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
+pytestmark = [pytest.mark.testbed, pytest.mark.isolates, pytest.mark.one_suite("forky")]
 
 HOME = "/leonardo/home/leo"
 GPUS = """
@@ -38,7 +38,7 @@ WRONG: dict[str, tuple[str, str, int, str]] = {
     "place": ("[pilot]\n", '[connectivity.x]\nendpoint = "tier1:7"\ncritical = true\n[pilot]\n', 24, r"x \(tier1:7\)"),
     "doors": ("[pilot]\n", '[[data.read]]\nname = "d"\nprefix = "root://tier1:1094/"\n[pilot]\n', 24, "every door"),
     "clock": ('setup.sh"]', f'setup.sh", "source {HOME}/late.sh"]', 25, "clock is more than 60 s off"),
-    "isolation": ('gates"]', 'gates", "/leonardo"]\nrequire_isolation = true', 26, "isolated: .*home/leo is there"),
+    "isolation": (PLAIN, 'bind = ["/leonardo"]\nrequire_isolation = true', 26, "isolated: .*home/leo is there"),
     "GPUs": (CONFIGURATION, CONFIGURATION + GPUS, 27, "2 GPUs are there, 4 are asked"),
     "refused": ("[pilot]\n", f'[pilot]\ntoken_file = "{HOME}/foreign.token"\n', 28, "does not take the token"),
     "own": ("[pilot]\n", f'[pilot]\nchecks = "{HOME}/checks"\n', 29, "licence: no licence here"),

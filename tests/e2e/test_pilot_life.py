@@ -12,7 +12,7 @@ from tests.e2e.test_pilot_checks import GPUS
 from tests.testbed import data
 from tests.testbed.pace import scaled
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.isolates]
 
 DATA = f"""
 [data]

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.chain import CE_ENVIRONMENT, RUNNING, Chain, GridJob, wait_until
 from tests.e2e.pilots import PATIENT, advertised, start
 
-pytestmark = [pytest.mark.testbed, pytest.mark.one_suite("forky")]
+pytestmark = [pytest.mark.testbed, pytest.mark.isolates, pytest.mark.one_suite("forky")]
 
 OWNER = "cmspil001"
 HOME = f"/home/{OWNER}"
