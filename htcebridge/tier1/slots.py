@@ -31,7 +31,7 @@ _PASSING = re.compile(
 # What the node's hardware and system are, which nobody knows before the first pilot has joined from there.
 _OF_THE_NODE = re.compile(
     r"has_(avx|sse|ssse|avx512).*|microarch|cpu(family|modelnumber|model|cachesize)|opsys(?!$).*|utsname.*"
-    r"|has(user|pid)namespaces|singularity.*|availablegpus|gpus_.*|cuda.*|pilotcheck_.*|pilotreaches_.*|pilotisolation|hassshd|hasvm",
+    r"|has(user|pid)namespaces|singularity.*|availablegpus|gpus_.*|cuda.*|pilotcheck_.*|pilotreaches_.*|pilotisolation|hassshd|hasvm|hasrotationalscratch",
     re.IGNORECASE,
 )
 _MEASURED = re.compile(r"detected.*|total.*|virtualmemory|mips|kflops", re.IGNORECASE)
