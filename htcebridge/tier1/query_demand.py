@@ -289,7 +289,8 @@ def _queued_at(schedd: Any, jobs: set[tuple[int, int]], known: dict[str, int]) -
     qdates = {_id(job): known[_id(job)] for job in jobs if _id(job) in known}
     wanted = sorted(job for job in jobs if _id(job) not in qdates)
     for start in range(0, len(wanted), 200):
-        for ad in schedd.query(_any_of(wanted[start : start + 200]), ["ClusterId", "ProcId", "QDate"]):
+        some = wanted[start : start + 200]
+        for ad in schedd.query(_any_of(some), ["ClusterId", "ProcId", "QDate"], limit=len(some)):
             queued = number_or(-1, ad, "QDate")  # its owner may edit it
             if queued >= 0:
                 qdates[_id((ad["ClusterId"], ad["ProcId"]))] = queued

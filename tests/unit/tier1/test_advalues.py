@@ -196,7 +196,7 @@ def test_a_row_that_cannot_be_read_is_a_group_that_fits_nowhere(
 @pytest.mark.parametrize("value", BROKEN[:10] + ABSENT)
 def test_a_queue_time_that_is_none_is_unknown(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     asked = AskedSchedd([])
-    monkeypatch.setattr(asked, "query", lambda *_: [ClassAd(f"[ ClusterId = 1; ProcId = 0; QDate = {value} ]")])
+    monkeypatch.setattr(asked, "query", lambda *_, **__: [ClassAd(f"[ ClusterId = 1; ProcId = 0; QDate = {value} ]")])
     assert query_demand._queued_at(asked, {(1, 0)}, {}) == {}
 
 

@@ -75,7 +75,7 @@ class AskedSchedd:
         pass
 
     def query(self, constraint: str, projection: list[str], opts: object = None, limit: int = -1) -> list[object]:
-        kind = "AnyJob" if limit == 1 else str(getattr(opts, "name", "Default"))
+        kind = "AnyJob" if projection == ["AutoClusterAttrs"] else str(getattr(opts, "name", "Default"))
         if kind != "AnyJob":
             AskedSchedd.questions.append((kind, constraint, projection))
         answers = AskedSchedd.answers[kind]
