@@ -229,7 +229,7 @@ configure_condor() {
   local address apptainer='' found
   export CONDOR_CONFIG=$PILOT_DIR/condor_config
   write_configuration
-  address=$(address_towards "${PILOT_COLLECTOR%%:*}")
+  address=$(address_towards "${PILOT_COLLECTOR%%[:?]*}")
   [ -z "$PILOT_APPTAINER" ] || apptainer=$(command -v "$PILOT_APPTAINER")
   cat - "$PILOT_DIR/startd.conf" > "$CONDOR_CONFIG" << END_OF_FACTS
 PILOT_DIR = $PILOT_DIR

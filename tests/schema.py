@@ -21,6 +21,7 @@ COMMANDS = {
     ("routes", "check"): "routes-check",
     ("routes", "try"): "routes-try",
     ("routes", "status"): "routes-status",
+    ("pool", "check"): "pool-check",
     ("simulate",): "simulate",
 }
 

@@ -27,6 +27,7 @@ _COMMANDS = {
     "drain": ("drain", "Stop taking jobs, softly; reversible."),
     "undrain": ("drain", "Take jobs again."),
     "routes": ("routes", "The CE routes that tag jobs."),
+    "pool": ("pool", "The central manager: a collector of the pilots' own."),
     "explain": ("explain", "Why a job does or does not go to the HPC, clause by clause."),
     "report": ("report", "What was used, lost and wasted: table, CSV, JSON, a page with plots."),
     "render": ("render", "Print exactly what a pilot will run."),

@@ -36,7 +36,7 @@ def host_options(command: Command) -> Command:
 
 
 def change_options(command: Command) -> Command:
-    """The options of what changes a CE."""
+    """The options of what changes a host's HTCondor."""
     for option in (
         click.option(
             "--timeout",
@@ -44,7 +44,7 @@ def change_options(command: Command) -> Command:
             default=60.0,
             show_default=True,
             metavar="SECONDS",
-            help="How long the running router may take to show the new table before all is taken back.",
+            help="How long what runs may take to be as it should before all is taken back.",
         ),
         click.option(
             "--reconfig/--no-reconfig", default=True, help="Tell HTCondor, and wait until it has it. Default: do."

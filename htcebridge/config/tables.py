@@ -15,6 +15,7 @@ from htcebridge.config.data import Data
 from htcebridge.config.paths import EdgePath, Key
 from htcebridge.config.resource import Endpoint, PilotSettings, Resource
 from htcebridge.config.types import (
+    CollectorAddress,
     Duration,
     GroupName,
     HostPort,
@@ -36,6 +37,17 @@ class Tier1(Table):
     """Where the Tier-1 pool is, and with which right it is read."""
 
     collector: Annotated[HostPort, Field(description="The Tier-1 collector, host:port (9618 if no port is given).")]
+    pilot_collector: Annotated[
+        CollectorAddress | None,
+        Field(
+            description="The collector that pilots join, host:port or host:port?sock=NAME: one of their own behind the "
+            "pool's (`htcebridge pool install`, docs/security.md). Left out: `collector`."
+        ),
+    ] = None
+    pilot_identity: Annotated[
+        Identity | None,
+        Field(description="Whose the pilots' token is, as the pool maps it. `htcebridge pool` alone needs it."),
+    ] = None
     schedds: Annotated[
         tuple[HostPort, ...],
         Field(description="Schedds to ask, by name. Empty: every schedd that schedd_constraint accepts."),
@@ -50,6 +62,11 @@ class Tier1(Table):
         Field(description="Directory of the controller's IDTOKEN; READ is enough. Files must be 0600."),
     ] = EdgePath("~/.condor/tokens.d")
     timeout: Annotated[Duration, Field(description="How long one daemon may take to answer.")] = timedelta(seconds=20)
+
+    @property
+    def joined(self) -> str:
+        """The collector that pilots join."""
+        return self.pilot_collector or self.collector
 
 
 class Grant(Table):

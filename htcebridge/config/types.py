@@ -53,6 +53,10 @@ Word = Annotated[Line, _matching(r"[A-Za-z0-9_.+-]+", "a plain word (letters, di
 Identifier = Annotated[Line, _matching(r"[A-Za-z][A-Za-z0-9_]*", "a name (a letter, then letters, digits or '_')")]
 Gres = Annotated[Line, _matching(r"\w+(:[\w.-]+)*", "a Slurm gres such as 'tmpfs:3t' or 'gpu:4'")]
 HostPort = Annotated[Line, _matching(r"[A-Za-z0-9_.-]+(:\d+)?", "a host or host:port")]
+# Of several collectors behind one port HTCondor's shared port finds one by its socket's name.
+CollectorAddress = Annotated[
+    Line, _matching(r"[A-Za-z0-9_.-]+(:\d+(\?sock=[A-Za-z0-9_-]+)?)?", "a host, host:port or host:port?sock=NAME")
+]
 Address = Annotated[
     Line,
     _matching(r"[A-Za-z0-9_.-]+:\d+", "an address host:port"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from htcebridge.config.paths import EdgePath
 from htcebridge.config.tables import Config
 from htcebridge.doctor import judge
-from htcebridge.doctor.checks import Check, Finding, Status, finding
+from htcebridge.doctor.checks import Check, Finding, Problem, Status, finding
 from htcebridge.doctor.judge import TokenFile
 from htcebridge.errors import BridgeError, ConfigError
 from htcebridge.pilot import advertise
@@ -43,7 +43,7 @@ def checks(config: Config, now: float, timeout_s: float) -> list[Check]:
     for file, names in files.items():
         whose = "pilot" if len(files) == 1 else f"pilot {', '.join(names)}"
         found.append(Check("token", whose, partial(_pilots_token, config, file, whose, names, now), timeout_s))
-        found.append(Check("advertise", whose, partial(_advertise, config, file, whose, each_s), deadline_s))
+        found.append(Check("advertise", whose, partial(_advertise, config, file, whose, each_s), deadline_s + each_s))
     return found
 
 
@@ -100,10 +100,17 @@ def _collector(config: Config, timeout_s: float) -> Iterator[Finding]:
 
 
 def _advertise(config: Config, file: EdgePath, about: str, timeout_s: float) -> Iterator[Finding]:
-    """Whether the pool lets the pilots' token in: it asks for the ads to be taken away for which `false` holds."""
+    """Whether the pool lets the pilots' token in, and only where it should.
+
+    It asks for the ads to be taken away for which `false` holds.
+    """
     bounded = config.tier1.model_copy(update={"timeout": timedelta(seconds=timeout_s)})
+    own, pools = (
+        config.model_copy(update={"tier1": bounded.model_copy(update={"pilot_collector": where})})
+        for where in (config.tier1.pilot_collector, None)
+    )
     try:
-        advertise.send(config.model_copy(update={"tier1": bounded}), file, [], "false", masters_too=True)
+        advertise.send(own, file, [], "false", masters_too=True)
     except ConfigError as error:
         yield Finding("advertise", about, Status.SKIP, f"not checked: {error}", "see token")
     except BridgeError as error:
@@ -117,7 +124,15 @@ def _advertise(config: Config, file: EdgePath, about: str, timeout_s: float) -> 
             said = "not checked: the collector does not answer"
             yield Finding("advertise", about, Status.SKIP, said, "see collector")
     else:
-        yield finding("advertise", about, "the pool lets a startd and a master with this token in")
+        said = f"{config.tier1.joined} lets a startd and a master with this token in"
+        problems = []
+        if config.tier1.pilot_collector:
+            with suppress(BridgeError):
+                advertise.send(pools, file, [], "false")
+                wrong = f"{config.tier1.collector} takes it as well: who has it can take any startd's ad away"
+                fix = "on the central manager: htcebridge pool install, when the last pilot that joined there has ended"
+                problems.append(Problem(Status.WARN, wrong, fix))
+        yield finding("advertise", about, said, problems)
 
 
 def _answers(config: Config, timeout_s: float) -> bool:

@@ -28,7 +28,7 @@ def send(config: Config, token_file: EdgePath, ads: Sequence[str], gone: str, ma
         copy.touch(mode=0o600)
         shutil.copyfile(token, copy)
         pool = tier1_pool.Pool(
-            collector=config.tier1.collector,
+            collector=config.tier1.joined,
             token_directory=Path(directory),
             timeout_s=config.tier1.timeout.total_seconds(),
         )

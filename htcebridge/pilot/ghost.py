@@ -18,6 +18,7 @@ from htcebridge.model import Track
 from htcebridge.pilot import ghost_view
 from htcebridge.pilot.advertise import send
 from htcebridge.pilot.ghost_view import Answer, GhostView
+from htcebridge.pilot.script import site_domain
 from htcebridge.templates import classad_string
 from htcebridge.tier1 import pool
 
@@ -125,7 +126,7 @@ def window_s(config: Config, view: pool.PoolView) -> int:
 def ad_text(config: Config, name: str, template: str, now: int) -> str:
     """A resource's ghost as ClassAd text: its pilots' template ad, offline, with a name that shows what it is."""
     lifetime_s = _lifetime_s(config)
-    slot = f"ghost-{name}@{config.pressure.instance}.{config.grant.value}.invalid"
+    slot = f"ghost-{name}@{config.pressure.instance}.{site_domain(config)}"
     values: dict[str, object] = {
         "MyType": "Machine",
         "Name": slot,

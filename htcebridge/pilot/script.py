@@ -98,6 +98,11 @@ def asks(resource: Resource) -> Tres:
     }
 
 
+def site_domain(config: Config) -> str:
+    """How the names of all that this HPC has in the pool end: pilots, ghosts. No host of a site has such a name."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", config.grant.value) + ".invalid"
+
+
 def start_expression(config: Config, resource: Resource) -> str:
     """The startd's START: the grant, the time that is left, the kind of job. A ClassAd expression."""
     grant = config.grant
@@ -361,7 +366,7 @@ def script(config: Config, name: str) -> str:
         startd_config=startd_config(config, name),
         siteconf=siteconf.files(config.data),
         isolated_starter=render("slurm_scripts/isolated-starter.sh"),
-        node_name=re.sub(r"[^A-Za-z0-9-]", "-", config.grant.value),
+        node_name=site_domain(config).removesuffix(".invalid"),
     )
 
 

@@ -18,11 +18,17 @@ FILE_NAME = "60-htcebridge.conf"
 
 @dataclass(frozen=True)
 class RouteFile:
-    """A file to install: on the CE (/etc/condor-ce) or on the pool's side of the same host (/etc/condor)."""
+    """A file to install: on the CE (/etc/condor-ce), on the pool's side of the same host (/etc/condor), or on the
+    pool's central manager (/etc/condor)."""
 
-    side: Literal["ce", "pool"]
+    side: Literal["ce", "pool", "central"]
     name: str
     text: str
+
+    @property
+    def command(self) -> str:
+        """Which of htcebridge's commands installs it."""
+        return "pool" if self.side == "central" else "routes"
 
 
 def render_files(config: Config) -> tuple[RouteFile, ...]:

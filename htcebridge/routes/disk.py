@@ -24,18 +24,23 @@ from htcebridge import __version__
 from htcebridge.errors import BridgeError, ConfigError, LockHeld
 from htcebridge.routes import RouteFile
 
-Side = Literal["ce", "pool"]
+Side = Literal["ce", "pool", "central"]
 SIDES: tuple[Side, ...] = ("pool", "ce")
 KEPT_SETS = 5
-_MARK = re.compile(r"# Installed by htcebridge (?P<version>\S+), sha256 (?P<digest>[0-9a-f]{64})\. .*\n")
+_MARK = re.compile(
+    r"# Installed by htcebridge (?P<version>\S+), sha256 (?P<digest>[0-9a-f]{64})\. "
+    r".*htcebridge (?P<command>\w+) install.*\n"
+)
 
 
 @dataclass(frozen=True)
 class Ours:
-    """A file that htcebridge wrote, as it is now. `body` is `text` without the mark; not `intact`: edited since."""
+    """A file that `htcebridge COMMAND install` wrote, as it is now. `body` is `text` without the mark; not `intact`:
+    edited since."""
 
     path: Path
     version: str
+    command: str
     text: str
     body: str
     intact: bool
@@ -79,12 +84,12 @@ def one_file_per_side(files: Iterable[RouteFile]) -> dict[Side, RouteFile]:
     return sides
 
 
-def sealed(text: str) -> str:
-    """The text under the line by which it is known as ours, and a later edit as an edit."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
+def sealed(file: RouteFile) -> str:
+    """Its text under the line by which it is known as ours, and a later edit as an edit."""
+    digest = hashlib.sha256(file.text.encode()).hexdigest()
     return (
         f"# Installed by htcebridge {__version__}, sha256 {digest}. "
-        "Don't edit: change htcebridge.toml and run `htcebridge routes install`.\n" + text
+        f"Don't edit: change htcebridge.toml and run `htcebridge {file.command} install`.\n{file.text}"
     )
 
 
@@ -102,15 +107,16 @@ def read(path: Path) -> Ours | None:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; run this as root") from None
     intact = hashlib.sha256(body).hexdigest() == found["digest"]
-    return Ours(path, found["version"], text, text.removeprefix(found[0]), intact, mtime)
+    return Ours(path, found["version"], found["command"], text, text.removeprefix(found[0]), intact, mtime)
 
 
 def find(directory: Path, excluded: re.Pattern[str]) -> Ours | None:
-    """The file of ours that HTCondor reads in a directory. Raises ConfigError if there are two: one is a copy."""
+    """The file of `routes install` that HTCondor reads in a directory. Raises ConfigError if there are two: one is a
+    copy."""
     if not directory.is_dir():
         return None
     paths = [path for path in sorted(directory.iterdir()) if path.is_file() and not excluded.match(path.name)]
-    ours = [found for path in paths if (found := read(path)) is not None]
+    ours = [found for path in paths if (found := read(path)) is not None and found.command == "routes"]
     if len(ours) > 1:
         names = " and ".join(found.path.name for found in ours)
         raise ConfigError(f"{directory}: {names} are both htcebridge's, and HTCondor reads both; move the copy away")
@@ -128,8 +134,8 @@ def refuse_what_is_not_ours(change: Change) -> None:
     target = change.path
     if change.after is not None and (change.before is None or target != change.before.path) and os.path.lexists(target):
         raise ConfigError(
-            f"{target}: not written by `htcebridge routes install`, so it is left as it is and nothing is changed. "
-            "Move it out of the directory (or rename it), then run this again"
+            f"{target}: not written by `htcebridge {change.after.command} install`, so it is left as it is and "
+            "nothing is changed. Move it out of the directory (or rename it), then run this again"
         )
 
 
@@ -140,10 +146,10 @@ def carry_out(change: Change) -> None:
         if before is not None:
             before.path.unlink()
     elif before is None or before.path.name == after.name:
-        _replace(change.path, sealed(after.text))
+        _replace(change.path, sealed(after))
     else:
         # A new name: both files at once, or neither, would be read between two steps of any other order.
-        _replace(before.path, sealed(after.text))
+        _replace(before.path, sealed(after))
         os.replace(before.path, change.path)
     _sync_directory(change.directory)
 
@@ -204,13 +210,13 @@ def locked(state: Path) -> Iterator[None]:
         state.mkdir(mode=0o755, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}; run this on the CE as root") from None
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}; run this as root") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise LockHeld(f"another `htcebridge routes` is at work: {file.read().strip()} (lock {path})") from None
+            raise LockHeld(f"another `htcebridge` is at work: {file.read().strip()} (lock {path})") from None
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         file.flush()
@@ -221,7 +227,7 @@ def not_written(path: Path, error: OSError) -> BridgeError:
     """The error for a file or directory that cannot be written."""
     refused = isinstance(error, PermissionError)
     kind = ConfigError if refused else BridgeError
-    return kind(f"{path}: cannot be written: {error.strerror}" + ("; run this on the CE as root" if refused else ""))
+    return kind(f"{path}: cannot be written: {error.strerror}" + ("; run this as root" if refused else ""))
 
 
 def _replace(path: Path, text: str) -> None:

@@ -61,20 +61,26 @@ class Host:
     def must_be_read(self, side: Side) -> None:
         """Raises ConfigError if HTCondor doesn't read the directory, or would read a file under its temporary name."""
         ce, directory = self.side(side)
-        read = config_directories(ce)
         # The CE's is staged as the last one.
-        if directory.resolve() not in [path.resolve() for path in (read[-1:] if side == "ce" else read)]:
-            raise ConfigError(
-                f"{directory} is not the last directory that {ce.config} reads (LOCAL_CONFIG_DIR = "
-                f"{', '.join(map(str, read)) or 'empty'}): a file there would be overridden or not read at all"
-            )
-        if not directory.is_dir():
-            raise ConfigError(f"{directory}: no such directory; make it, or name the one that is there")
-        if not _excluded(ce).match(disk.temporary_name("60-htcebridge.conf")):
-            raise ConfigError(
-                f"LOCAL_CONFIG_DIR_EXCLUDE_REGEXP in {ce.config} doesn't exclude names that begin with a dot, so "
-                r"HTCondor would read a half-written file; begin it with ^((\..*)|... as HTCondor's default does"
-            )
+        must_be_read(ce, directory, last=side == "ce")
+
+
+def must_be_read(ce: CE, directory: Path, last: bool) -> None:
+    """Raises ConfigError if HTCondor doesn't read the directory (as the `last` one), or would read a file in it under
+    its temporary name."""
+    read = config_directories(ce)
+    if directory.resolve() not in [path.resolve() for path in (read[-1:] if last else read)]:
+        raise ConfigError(
+            f"{directory} is not {'the last' if last else 'a'} directory that {ce.config} reads (LOCAL_CONFIG_DIR = "
+            f"{', '.join(map(str, read)) or 'empty'}): a file there would be overridden or not read at all"
+        )
+    if not directory.is_dir():
+        raise ConfigError(f"{directory}: no such directory; make it, or name the one that is there")
+    if not _excluded(ce).match(disk.temporary_name("60-htcebridge.conf")):
+        raise ConfigError(
+            f"LOCAL_CONFIG_DIR_EXCLUDE_REGEXP in {ce.config} doesn't exclude names that begin with a dot, so "
+            r"HTCondor would read a half-written file; begin it with ^((\..*)|... as HTCondor's default does"
+        )
 
 
 def _excluded(ce: CE) -> re.Pattern[str]:

@@ -29,7 +29,7 @@ def tell(
 
     A stopped CE is told nothing, and that is said. Raises NotTaken.
     """
-    if "pool" in sides and host.pool.config.exists() and (refused := _reconfigure(host.pool)):
+    if "pool" in sides and host.pool.config.exists() and (refused := reconfigure(host.pool)):
         say(f"The pool's HTCondor is not reconfigured ({refused}): its side takes effect at its start.")
     if "ce" not in sides:
         return
@@ -41,7 +41,7 @@ def tell(
     # The log has whole seconds: only a table of a later second than the file's is surely one of the file.
     time.sleep(1.01 - time.time() % 1)
     start = log.mark(router_log)
-    refused = _reconfigure(host.ce)
+    refused = reconfigure(host.ce)
     if refused and runs:
         raise NotTaken(f"  condor_reconfig: {refused}")
     if refused or runs is False:
@@ -83,7 +83,7 @@ def _wait(path: Path, start: log.Mark, wanted: log.Table, routes: Sequence[str],
         time.sleep(POLL_S)
 
 
-def _reconfigure(ce: CE) -> str:
+def reconfigure(ce: CE) -> str:
     """What condor_reconfig says where it fails, "" if it does not."""
     said = ce.said(["condor_reconfig"]).strip()
     return "" if said.startswith('Sent "Reconfig"') else (said.splitlines() or ["it says nothing"])[0]

@@ -39,6 +39,8 @@ class Fit:
     why_not: str = ""
 
 
+CONFINED = "PilotRequirements"
+"""A slot's own Requirements, where a collector of the pilots' own has put a clause behind them (`routes.central`)."""
 _REQUESTS = ("RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs")
 # What condor_submit writes into Requirements, which the requests say anyway; and what is left of them otherwise.
 _BY_REQUEST = re.compile(r"\b(?:TARGET\.)?(Cpus|Memory|Disk|GPUs)\s*>=\s*(?:MY\.)?Request\1\b", re.IGNORECASE)
@@ -245,7 +247,7 @@ def _clauses(job: classad2.ClassAd, slot: classad2.ClassAd) -> str:
 def _condition(ad: classad2.ClassAd) -> str:
     """What an ad wants of the other, a slot's Requirements with what its Start stands for."""
     requirements = str(ad.lookup("Requirements")) if "Requirements" in ad else "true"
-    for name in ("Start", "WithinResourceLimits"):
+    for name in (CONFINED, "Start", "WithinResourceLimits"):
         if name in ad:
             meant = f"({ad.lookup(name)})".replace("\\", "\\\\")
             requirements = re.sub(rf"\b{name}\b", meant, requirements, flags=re.IGNORECASE)

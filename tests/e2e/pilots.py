@@ -12,10 +12,11 @@ SHARED = "/leonardo/home/leo/pilots"
 EXECUTING = "JobCurrentStartExecutingDate >= JobCurrentStartDate"
 
 
-def start(chain: Chain, *options: str, resource: str = "dcgp", before: str = "true") -> str:
-    """Submit one pilot as the controller would; its id. `before`: what the shell does first."""
+def start(chain: Chain, *options: str, resource: str = "dcgp", before: str = "true", through: str = "cat") -> str:
+    """Submit one pilot as the controller would; its id. `before`: what the shell does first; `through`: a filter that
+    its script goes through."""
     sbatch = f"sbatch --parsable --array=1-1 --comment=htcebridge:leonardo:{resource}:by-hand"
-    submit = f'{before} && mkdir -p {SHARED}/logs && {HTCEBRIDGE} render script {resource} | {sbatch} "$@"'
+    submit = f'{before} && mkdir -p {SHARED}/logs && {HTCEBRIDGE} render script {resource} | {through} | {sbatch} "$@"'
     done = chain.bed.on("edge", ["sh", "-c", submit, "sh", *options], user="leo")
     return done.stdout.strip() + "_1"
 

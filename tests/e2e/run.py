@@ -39,10 +39,11 @@ NUMBERS = count(1)
 SUITES_OF_TESTS = (Path(__file__).parent, PROJECT / "tests" / "attacks")
 # The longest first; a file that is not named here comes before them.
 LONGEST = (
-    *("test_pilot_life", "test_pilot_storm", "test_pressure", "test_drain", "test_chain", "test_demand"),
-    *("test_running", "test_doctor", "test_packages", "test_routes_install", "test_policy", "test_limits"),
-    *("test_migrating", "test_report_page", "test_metrics", "test_routes_try", "test_accounting", "test_pilot_checks"),
-    *("test_containers", "test_routes_check", "test_quickstart", "test_history", "test_through_ccb"),
+    *("test_pressure", "test_pilot_life", "test_drain", "test_packages", "test_chain", "test_pilot_storm"),
+    *("test_policy", "test_pilot_checks", "test_routes_install", "test_doctor", "test_demand", "test_oracle"),
+    *("test_running", "test_report_page", "test_attacks", "test_token", "test_limits", "test_accounting"),
+    *("test_routes_check", "test_routes_try", "test_quickstart", "test_containers", "test_migrating"),
+    *("test_metrics", "test_through_ccb", "test_history"),
 )
 
 # It has a bed of its own, with more nodes.

@@ -260,7 +260,7 @@ def test_what_it_did_not_write_is_not_touched(ce: CEHost) -> None:
 @pytest.mark.one_suite("forky")
 def test_only_root_installs(ce: CEHost) -> None:
     answer = ce.routes("install", expect=2, user="cmspil001")
-    assert "run this on the CE as root" in answer.stderr
+    assert "run this as root" in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
 
 

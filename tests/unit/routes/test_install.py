@@ -209,17 +209,17 @@ def test_other_files_are_not_ours(config_d: Path, text: str) -> None:
 
 
 def test_a_link_is_not_ours_even_if_what_it_leads_to_is(config_d: Path) -> None:
-    (config_d.parent / "real").write_text(disk.sealed("A = 1\n"))
+    (config_d.parent / "real").write_text(disk.sealed(RouteFile("ce", "x", "A = 1\n")))
     (config_d / "60-htcebridge.conf").symlink_to(config_d.parent / "real")
     with pytest.raises(ConfigError, match="not written by"):
         disk.refuse_what_is_not_ours(change(config_d, "60-htcebridge.conf", "A = 1\n"))
 
 
 def test_a_copy_that_htcondor_would_read_is_refused_and_one_that_it_skips_is_not(config_d: Path) -> None:
-    (config_d / "60-htcebridge.conf").write_text(disk.sealed("A = 1\n"))
-    (config_d / "60-htcebridge.conf~").write_text(disk.sealed("A = 1\n"))
+    (config_d / "60-htcebridge.conf").write_text(disk.sealed(RouteFile("ce", "x", "A = 1\n")))
+    (config_d / "60-htcebridge.conf~").write_text(disk.sealed(RouteFile("ce", "x", "A = 1\n")))
     assert disk.find(config_d, EXCLUDED) is not None
-    (config_d / "60-htcebridge.conf.bak").write_text(disk.sealed("A = 1\n"))
+    (config_d / "60-htcebridge.conf.bak").write_text(disk.sealed(RouteFile("ce", "x", "A = 1\n")))
     with pytest.raises(ConfigError, match="move the copy away"):
         disk.find(config_d, EXCLUDED)
 
@@ -324,7 +324,7 @@ def test_the_earlier_sets_are_kept_and_the_oldest_dropped(config_d: Path) -> Non
     kept = sorted((state / "previous").iterdir())
     assert len(kept) == disk.KEPT_SETS
     newest = (kept[-1] / "ce" / "60-htcebridge.conf").read_text()
-    assert newest == disk.sealed(f"A = {disk.KEPT_SETS}\n")
+    assert newest == disk.sealed(RouteFile("ce", "x", f"A = {disk.KEPT_SETS}\n"))
 
 
 def test_the_newest_set_is_the_last_one_at_the_turn_of_a_second_too(
@@ -363,7 +363,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_the_admins_to_mend(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(ConfigError, match="run this on the CE as root"), disk.locked(tmp_path / "state"):
+    with pytest.raises(ConfigError, match="run this as root"), disk.locked(tmp_path / "state"):
         pass
     assert isinstance(disk.not_written(tmp_path, PermissionError(13, "Permission denied")), ConfigError)
     full = disk.not_written(tmp_path, OSError(28, "No space left on device"))
