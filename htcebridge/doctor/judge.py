@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from htcebridge.config.resource import Resource
@@ -112,6 +112,26 @@ def isolation(config: Config, joined: Sequence[Ad]) -> Iterator[Finding]:
             problems.append(Problem(Status.WARN, weak, fix))
         proved = [f"{how} on {plural(said[how], 'joined pilot')}" for how in ("namespaces", "container") if said[how]]
         yield finding("isolation", name, ", ".join(proved) or "no joined pilot has proved any", problems)
+
+
+def account(config: Config, usable: Collection[tuple[str, str]]) -> Finding:
+    """In which (account, QOS) the pilots' user may submit, beside those of the resources: what a job that gets out of
+    the isolation, or is in none, could have billed."""
+    if not usable:
+        fix = "sacctmgr show assoc user=$USER; if there is none, ask the HPC what else this user may submit to"
+        return Finding("account", "", Status.SKIP, "not known: Slurm shows no association of this user", fix)
+    meant = {(each.account, each.qos) for each in config.resources.values()}
+    others = sorted(f"{qos} of {account}" for account, qos in usable if (account, qos) not in meant)
+    if not others:
+        return finding("account", "", "its user may submit to the QOS of the resources and to no other")
+    shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    said = f"its user may submit to {shown} as well"
+    better = "better an account for pilots, with the free QOS alone: docs/security.md, two accounts"
+    if any(each.isolation == "none" for each in config.resources.values() if each.executor is None):
+        return finding(
+            "account", "", "", [Problem(Status.WARN, f"{said}, and so may a job that is not isolated", better)]
+        )
+    return finding("account", "", f"{said}; {better}")
 
 
 def clock(whose: str, ahead_s: int, max_skew_s: float) -> Finding:

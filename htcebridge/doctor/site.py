@@ -37,6 +37,7 @@ def checks(config: Config, now: float, timeout_s: float, units: Sequence[str] = 
         ]
     return [
         *found,
+        Check("account", "", partial(_account, config, slurm), 2 * timeout_s),
         Check("stop", "", partial(_stop, config), timeout_s),
         Check("resources", "", partial(_disabled, config), timeout_s),
         Check("unit", "", partial(_units, config, units), 2 * _TOOL_S + 1),
@@ -65,6 +66,13 @@ def _limits(config: Config, slurm: Slurm, name: str) -> list[Finding]:
             fix = "put Slurm's commands on PATH, or run this on the edge node"
         return [Finding("slurm", name, Status.FAIL, str(error), fix)]
     return judge.slurm(name, resource, limits, int(time.time()))
+
+
+def _account(config: Config, slurm: Slurm) -> Finding:
+    try:
+        return judge.account(config, slurm.usable())
+    except BridgeError as error:
+        return Finding("account", "", Status.SKIP, f"not checked: {error}", "is slurmdbd up? sacctmgr show cluster")
 
 
 def _would_take(config: Config, slurm: Slurm, name: str) -> Finding:

@@ -168,6 +168,16 @@ class Slurm:
             known = limits_of(asked, settings, found, {row["Name"]: row for row in qos_rows}, own, above)
         return replace(known, maintenances=maintenances, unread=(*known.unread, *why))
 
+    def usable(self) -> set[tuple[str, str]]:
+        """The (account, QOS) in which this user may submit, by its associations. Raises UnknownState if slurmctld or
+        slurmdbd does not answer, ConfigError."""
+        settings = parse_settings(self._run(["scontrol", "show", "config"]))
+        try:
+            rows = self._associations(settings, f"user={_user_name()}")
+        except KeyError as error:
+            raise UnknownState(f"this process's user has no name: {error}") from None
+        return {(row["Account"], qos) for row in rows for qos in row["QOS"].split(",") if qos}
+
     def submit(self, submission: Submission, lock: IO[str] | None = None) -> str:
         """Submit one array; returns its job id. Raises SlurmRefused, OutcomeUnknown, UnknownState, ConfigError.
 

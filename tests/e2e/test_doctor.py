@@ -104,6 +104,7 @@ def test_a_good_bed_has_nothing_wrong_and_a_joined_pilot_is_left_alone(chain: Ch
             ("routes", ""): "2 jobs with OpportunisticSite = 'leonardo' in 2 schedds",
             ("slurm", "dcgp"): "partition dcgp_usr_prod, account INF24_lhc_2, QOS qos_lowprio",
             ("walltime", "dcgp"): "12h asked; MaxTime of partition dcgp_usr_prod is 1d",
+            ("account", ""): "its user may submit to normal of ",
             ("sbatch", "dcgp"): "Slurm would take a pilot",
             ("scripts", "dcgp"): "checked by condor_config_val",
             ("directory", "dcgp"): "writable here; a pilot wrote there",

@@ -276,6 +276,28 @@ def test_what_slurm_refuses_is_named(config: Config) -> None:
     assert judged(config, unknown="slurmdbd is down")["slurm"].status is Status.WARN
 
 
+@pytest.mark.parametrize(
+    ("usable", "isolation", "status", "said"),
+    [
+        ({("INF24_lhc_2", "qos_lowprio")}, "auto", Status.OK, "to no other"),
+        ({("INF24_lhc_2", "qos_lowprio"), ("INF24_lhc_2", "normal")}, "auto", Status.OK, "submit to normal of INF24"),
+        ({("INF24_lhc_2", "qos_lowprio"), ("paid", "qos_lowprio")}, "none", Status.WARN, "qos_lowprio of paid as well"),
+        ({("x", f"q{n}") for n in range(7)}, "auto", Status.OK, "q0 of x, q1 of x, q2 of x and 4 more as well"),
+        (set(), "auto", Status.SKIP, "not known"),
+    ],
+)
+def test_what_else_the_account_may_submit_to_is_named(
+    config: Config, usable: set[tuple[str, str]], isolation: str, status: Status, said: str
+) -> None:
+    resources = {
+        name: each.model_copy(update={"isolation": isolation, "account": "INF24_lhc_2", "qos": "qos_lowprio"})
+        for name, each in config.resources.items()
+    }
+    found = judge.account(config.model_copy(update={"resources": resources}), usable)
+    assert found.status is status
+    assert said in found.said + found.fix
+
+
 @pytest.mark.parametrize(("wall_s", "status"), [(6 * 3600, Status.WARN), (3600, Status.FAIL), (300, Status.FAIL)])
 def test_a_walltime_above_slurms(config: Config, wall_s: int, status: Status) -> None:
     found = judged(config, max_wall_s=wall_s, max_wall_of="MaxTime of partition p")["walltime"]
