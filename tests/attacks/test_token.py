@@ -235,6 +235,7 @@ def test_with_it_a_token_is_good_for_pilots_alone(manager: CentralManager) -> No
     never(lambda: chain.startds(), 10, "an open session outlives the revocation")
 
 
+@pytest.mark.one_suite("forky")
 def test_it_is_installed_under_running_pilots_and_taken_out_again(manager: CentralManager) -> None:
     chain, before = manager.chain, manager.files()
     chain.configure(PATIENT)

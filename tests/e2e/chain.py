@@ -26,8 +26,9 @@ STATE = "/leonardo/home/leo/.local/state/htcebridge"
 GATES = "/leonardo/work/leo/gates"
 IDLE, RUNNING, COMPLETED = 1, 2, 4
 
-# Jobs are isolated where a test is about jobs and pilots (`Chain.isolates`): a namespace for each costs processor time.
-PLAIN = 'isolation = "none"'
+# Jobs are isolated, and Apptainer is tried, where a test is about jobs and pilots (`Chain.isolates`): both cost time of
+# the processors, of which a run of all tests has none to spare.
+PLAIN = 'isolation = "none"\napptainer = ""'
 ISOLATED = f'bind = ["/cvmfs", "{GATES}"]'
 
 CONFIGURATION = """
@@ -60,6 +61,7 @@ shared_dir = "$HOME/pilots"
 idle_timeout = "20s"
 min_scratch = "50M"
 isolation = "none"
+apptainer = ""
 
 [resource.dcgp]
 partition = "dcgp_usr_prod"

@@ -50,6 +50,7 @@ def reserved(chain: Chain, pilot: str) -> bool:
     return "ReqNodeNotAvail" in why or "Nodes required" in why
 
 
+@pytest.mark.one_suite("forky")
 def test_a_users_gpus_bound_pilots_of_four(chain: Chain) -> None:
     chain.configure(CONFIGURATION + GPUS)
     waiting(chain, count=12, extra=["request_gpus = 1"])
@@ -63,6 +64,7 @@ def test_a_users_gpus_bound_pilots_of_four(chain: Chain) -> None:
             assert ("Slurm takes 1 pilot" if pilots else "no pilot would fit") in line.said
 
 
+@pytest.mark.one_suite("forky")
 def test_what_others_hold_counts_in_cores(chain: Chain) -> None:
     waiting(chain, cpus=100, count=3)
     own = ["sbatch", "-A", "INF24_lhc_2", "-q", "qos_lowprio", "-p", "dcgp_usr_prod", "-c", "70", "-o", "/dev/null"]
@@ -73,6 +75,7 @@ def test_what_others_hold_counts_in_cores(chain: Chain) -> None:
         assert says(found, "cut from 3 to 2 by", "allows 300 cores a user (70 there, 70 of them others')")
 
 
+@pytest.mark.one_suite("forky")
 def test_pilots_end_before_a_maintenance_and_old_long_ones_stop_nothing(chain: Chain) -> None:
     chain.configure(PATIENT)
     waiting(chain, cpus=100, walltime="20m", seconds=1)

@@ -83,6 +83,7 @@ def test_a_preempted_pilots_jobs_are_idle_within_15_s_and_it_says_what_was_lost(
     assert [chain.output(job).count("done") for job in jobs] == [1, 1]
 
 
+@pytest.mark.one_suite("forky")
 def test_a_pilot_that_slurm_shrank_takes_only_what_fits(chain: Chain) -> None:
     """A maintenance in 25 minutes: Slurm fits the pilot of 12 h (--time-min 20 m) in front of it."""
     chain.configure(PATIENT.replace('walltime = "12h"', 'walltime = "12h"\nmin_walltime = "20m"'))
