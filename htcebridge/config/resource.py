@@ -41,9 +41,10 @@ class PilotSettings(Table):
     token_command: Annotated[
         Line,
         Field(
-            description="Prints such a token, on the edge node. The controller runs it whenever the one in token_file "
-            "is missing or would end before a pilot that starts now, and puts what it prints there: so a token need "
-            "live little longer than a pilot. No shell. Empty: token_file is yours to renew."
+            description="Prints such a token, on the edge node. The controller runs it when it submits pilots, puts "
+            "what it prints into token_file, renews it while one waits, and removes it when all have "
+            "joined: so a token need live little longer than a pilot. No shell. Empty: token_file is "
+            "yours to renew. Each instance of the controller has a token_file of its own then."
         ),
     ] = ""
     shared_dir: Annotated[

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from htcebridge import logs
 from htcebridge.config.tables import Config
+from htcebridge.controller import renew
 from htcebridge.controller.done import Done, Refusal
 from htcebridge.controller.observation import Near
 from htcebridge.errors import BridgeError, UnknownState
@@ -189,6 +190,7 @@ def _cancel(doing: _Doing, name: str, decision: ResourcePlan) -> None:
 def _submit(doing: _Doing, name: str, decision: ResourcePlan) -> None:
     resource = doing.config.resources[name]
     marks.prepare(resource.shared_dir.path)
+    renew.have(doing.config, resource.token_file)
     script = pilot_script.script(doing.config, name)
     entry = Entry(
         when=int(time.time()),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from htcebridge import logs
 from htcebridge.config.tables import Config
+from htcebridge.controller import renew
 from htcebridge.controller.observation import Negotiator
 from htcebridge.errors import BridgeError
 from htcebridge.pilot import advertise, ghost
@@ -15,6 +16,9 @@ from htcebridge.pilot import advertise, ghost
 def keep_ghosts(config: Config, says: Negotiator | None, now: int) -> list[str]:
     """Keep the negotiator's offline slots as they should be: there while they are asked, gone otherwise."""
     try:
+        if says is not None and (says.asked or says.ghosts):
+            for token_file in {each.token_file for each in config.resources.values()}:
+                renew.have(config, token_file)
         if says is not None and says.asked:
             ghost.advertise(config, says.ads, says.ghosts, now)
         elif says is not None and says.ghosts:
@@ -43,6 +47,7 @@ def say_goodbyes(config: Config, dead: Mapping[str, Iterable[str]]) -> list[str]
         if name not in config.resources:
             continue
         try:
+            renew.have(config, config.resources[name].token_file)
             advertise.say_goodbye(config, config.resources[name].token_file, ids)
             logs.event("goodbye", resource=name, pilots=ids)
         except BridgeError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from htcebridge.controller.observation import Observation
 from htcebridge.errors import BridgeError, ConfigError, ExitCode
 from htcebridge.history import recording
 from htcebridge.history.result import CycleResult
-from htcebridge.model import EndedPilot, Plan
+from htcebridge.model import EndedPilot, Pilot, PilotPhase, Plan
 from htcebridge.state import resets
 from htcebridge.state.lock import ControllerLock
 from htcebridge.state.memory import Memory, recall, remember
@@ -48,21 +48,21 @@ def cycle(config: Config, lock: ControllerLock, record: Path | None = None) -> C
     before = recall(config)
     near = observe.near(config, before)
     safe = act.safety(config, near, before)
-    not_renewed = renew.tokens_of_pilots(config, near.now) if near.may_start else []
-    seen = observe.observe(config, before, near, acting=True)
+    seen = observe.observe(config, before, near)
     if seen.refused:
         looked = replace(before, upkeep=replace(before.upkeep, looked=near.now))
         remember(config, learn.acted(config, looked, safe))
-        raise ConfigError("; ".join((*not_renewed, seen.refused)))
+        raise ConfigError(seen.refused)
     found = decide(config, before, seen)
     _log(plan_id, seen, before, found)
     done = _act(config, seen, found, plan_id, lock, safe)
     memory = learn.acted(config, found.memory, done)
-    problems = [*not_renewed, *found.problems, *done.problems]
+    problems = [*found.problems, *done.problems]
     if record is not None:
         problems += _record(record, config, before, seen, found.plan, done, memory)
     if found.situation is not None:
         problems += _at_the_collector(config, seen, memory)
+        problems += renew.keep(config, _starting(found.situation.pilots, seen, found.plan))
         memory, failures = tidy.tidy(config, near, memory)
         problems += failures
     result = _kept(config, before, found, memory, plan_id, time.monotonic() - began, problems)
@@ -80,6 +80,14 @@ def _act(config: Config, seen: Observation, found: Decision, plan_id: str, lock:
     except BridgeError as error:
         return replace(safe, problems=(*safe.problems, str(error)))
     return safe if seen.near.stop is not None else act.carry_out(config, found.plan, plan_id, lock, safe)
+
+
+def _starting(pilots: Iterable[Pilot], seen: Observation, plan: Plan) -> set[str]:
+    """Resources with a pilot that may still have to read its token: any that Slurm may have and that has not joined."""
+    done = (PilotPhase.JOINED, PilotPhase.ENDED)
+    starting = {each.job.resource for each in pilots if each.phase not in done}
+    starting |= {entry.resource for entry in seen.near.entries if not entry.outcome}
+    return starting | {name for name, decision in plan.resources.items() if decision.submit}
 
 
 def _at_the_collector(config: Config, seen: Observation, memory: Memory) -> list[str]:

@@ -50,11 +50,8 @@ def near(config: Config, memory: Memory) -> Near:
     )
 
 
-def observe(config: Config, memory: Memory, near: Near, acting: bool = False) -> Observation:
-    """The rest of what a cycle looks at. Raises ConfigError where Slurm's or HTCondor's client is missing.
-
-    `acting`: this cycle has run every `token_command`, so what is not there by now will not be.
-    """
+def observe(config: Config, memory: Memory, near: Near) -> Observation:
+    """The rest of what a cycle looks at. Raises ConfigError where Slurm's or HTCondor's client is missing."""
     nothing = Observation(
         near,
         collector=Source(near.now, unknown="the Tier-1 was not asked"),
@@ -64,7 +61,7 @@ def observe(config: Config, memory: Memory, near: Near, acting: bool = False) ->
     )
     if near.kill_switch.unknown or near.marks.unknown or near.queue.value is None:
         return nothing
-    if near.stop is None and (refused := _refused(config, near.now, acting)):
+    if near.stop is None and (refused := _refused(config, near.now)):
         return replace(nothing, refused=refused)
     # Before the demand: how long a new pilot lives says which jobs it takes.
     seen = replace(nothing, limits=read_limits(config, memory, near.now))
@@ -152,9 +149,9 @@ def _shared_accounts(memory: Memory) -> list[str]:
     return sorted({account for read in memory.resources.limits.values() for account in read.limits.watch})
 
 
-def _refused(config: Config, now: int, acting: bool) -> str:
+def _refused(config: Config, now: int) -> str:
     try:
-        check_pilots_can_start(config, now, acting)
+        check_pilots_can_start(config, now)
     except ConfigError as error:
         return str(error)
     return ""
@@ -168,10 +165,10 @@ def check_start(config: Config) -> None:
         check_pilots_can_start(config, time.time())
 
 
-def check_pilots_can_start(config: Config, now: float, must_be_there: bool = False) -> None:
+def check_pilots_can_start(config: Config, now: float) -> None:
     """What would make every pilot fail, found before the first is submitted. Raises ConfigError.
 
-    `must_be_there`: a token that the next cycle's `token_command` would bring, too.
+    A token that a `token_command` makes is made when a pilot is submitted.
     """
     tokens.check_directory(config.tier1.token_directory.path)
     for resource in config.resources.values():
@@ -179,7 +176,7 @@ def check_pilots_can_start(config: Config, now: float, must_be_there: bool = Fal
         if resource.executor is not None:
             continue
         token = resource.token_file.path
-        if resource.token_command and not must_be_there:
+        if resource.token_command:
             continue
         tokens.check_secret(token)
         expires = tokens.expiry(token)

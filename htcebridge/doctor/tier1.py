@@ -69,6 +69,9 @@ def _controllers_tokens(config: Config, now: float) -> Iterator[Finding]:
 def _pilots_token(config: Config, file: EdgePath, about: str, names: list[str], now: float) -> Iterator[Finding]:
     longest_s = max(config.resources[name].walltime.total_seconds() for name in names)
     path = file.path
+    if not path.exists() and any(config.resources[name].token_command for name in names):
+        yield finding("token", about, "none is there: token_command makes one when a pilot is submitted")
+        return
     yield judge.token(about, _token_file(path), judge.PILOT_NEEDS, now, longest_s)
 
 

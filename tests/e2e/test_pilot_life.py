@@ -257,3 +257,5 @@ def test_pilots_get_tokens_that_a_command_makes_when_they_are_needed(chain: Chai
     chain.htcebridge("pressure", "once")
     assert chain.bed.on("edge", ["stat", "-c", "%a %U", file]).stdout.split() == ["600", "leo"]
     wait_until(lambda: chain.done(jobs), 90, "the job has run on a pilot with this token")
+    chain.htcebridge("pressure", "once")
+    assert chain.bed.on("edge", ["ls", file], check=False).returncode != 0, "who has joined has a copy"

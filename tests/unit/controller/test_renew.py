@@ -11,7 +11,6 @@ import pytest
 
 from htcebridge.config.tables import Config
 from htcebridge.controller import observe, renew
-from htcebridge.errors import ConfigError
 
 NOW = 1_800_000_000
 WALLTIME_S = 12 * 3600
@@ -32,7 +31,8 @@ class Site:
         self.config = config
 
     def renewed(self) -> list[str]:
-        return renew.tokens_of_pilots(self.config, NOW)
+        """What goes wrong where a pilot is on its way."""
+        return renew.keep(self.config, ["dcgp"], NOW)
 
     @property
     def times(self) -> int:
@@ -83,14 +83,14 @@ def test_what_goes_wrong_is_said_without_the_secret_and_the_old_token_stays(
 ) -> None:
     site.prints.write_text(prints)
     (tmp_path / "before").write_text(before)
-    site.file.write_text(token(NOW + WALLTIME_S + 60))
+    site.file.write_text(token(NOW + WALLTIME_S - 60))
     site.file.chmod(0o600)
     (said,) = site.renewed()
     assert said.startswith(f"token_command for {site.file}: ")
     assert says in said
     assert "secret" not in said
     assert token(NOW + 60) not in said
-    assert site.file.read_text() == token(NOW + WALLTIME_S + 60)
+    assert site.file.read_text() == token(NOW + WALLTIME_S - 60)
 
 
 def test_a_command_that_is_not_there_is_said(site: Site, tmp_path: Path) -> None:
@@ -99,11 +99,45 @@ def test_a_command_that_is_not_there_is_said(site: Site, tmp_path: Path) -> None
     assert "No such file" in said
 
 
-def test_a_plan_does_not_miss_what_the_next_cycle_brings_and_a_cycle_does(site: Site, tmp_path: Path) -> None:
+def test_without_a_pilot_on_its_way_no_token_lies_there(site: Site) -> None:
+    site.prints.write_text(token(None))
+    assert site.renewed() == []
+    assert renew.keep(site.config, [], NOW) == []
+    assert not site.file.exists()
+    assert site.times == 1
+    pressure = site.config.pressure.model_copy(update={"demand_source": "negotiator"})
+    assert renew.keep(site.config.model_copy(update={"pressure": pressure}), [], NOW) == []
+    assert site.file.exists()
+
+
+def test_a_token_that_somebody_else_renews_or_reads_too_stays(site: Site) -> None:
+    renew.have(site.config, site.config.resources["dcgp"].token_file.__class__("/nowhere", here="/nowhere"), NOW)
+    assert site.times == 0
+    other = site.config.resources["dcgp"].model_copy(update={"token_command": ""})
+    both = site.config.model_copy(update={"resources": {**site.config.resources, "other": other}})
+    site.prints.write_text(token(None))
+    renew.have(both, other.token_file, NOW)
+    assert renew.keep(both, [], NOW) == []
+    assert site.file.exists()
+
+
+def test_a_file_that_cannot_be_removed_is_said(site: Site) -> None:
+    site.file.mkdir()
+    (said,) = renew.keep(site.config, [], NOW)
+    assert said.startswith(f"{site.file}: no pilot needs it, and it cannot be removed: ")
+
+
+def test_an_old_token_that_will_do_is_no_problem(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "before").write_text("exit 3")
+    site.file.write_text(token(NOW + WALLTIME_S + 60))
+    site.file.chmod(0o600)
+    assert site.renewed() == []
+    assert site.times == 1
+
+
+def test_a_token_that_a_command_makes_is_missed_by_nobody_before_it_is_needed(site: Site, tmp_path: Path) -> None:
     (tmp_path / "controller").mkdir(mode=0o700)
     controller = tmp_path / "controller" / "token"
     controller.write_text(token(None))
     controller.chmod(0o600)
     observe.check_pilots_can_start(site.config, NOW)
-    with pytest.raises(ConfigError, match="token cannot be read"):
-        observe.check_pilots_can_start(site.config, NOW, must_be_there=True)
