@@ -321,9 +321,10 @@ def test_when_nothing_waits_the_emptier_pilot_drains_and_comes_back_with_the_dem
 
 @pytest.mark.one_suite("trixie")
 def test_two_instances_share_an_account_and_see_each_others_pilots_as_others(chain: Chain) -> None:
-    waiting(chain, cpus=100, count=2, gate="never")
+    chain.occupy(2)
+    waiting(chain, cpus=100, count=2)
     once(chain)
-    assert len(chain.slurm_jobs()) == 2
+    assert list(chain.slurm_jobs().values()) == ["PENDING"] * 2
     text = CONFIGURATION.replace("[pressure]", '[pressure]\ninstance = "second"')
     chain.bed.write("edge", "/leonardo/home/leo/second.toml", text, owner="leo")
     second = ["--config", "/leonardo/home/leo/second.toml"]
