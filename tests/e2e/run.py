@@ -39,11 +39,18 @@ NUMBERS = count(1)
 SUITES_OF_TESTS = (Path(__file__).parent, PROJECT / "tests" / "attacks")
 # The longest first; a file that is not named here comes before them.
 LONGEST = (
-    *("test_pressure", "test_pilot_life", "test_drain", "test_packages", "test_chain", "test_pilot_storm"),
-    *("test_policy", "test_pilot_checks", "test_routes_install", "test_doctor", "test_demand", "test_oracle"),
-    *("test_running", "test_report_page", "test_attacks", "test_token", "test_limits", "test_accounting"),
-    *("test_routes_check", "test_routes_try", "test_quickstart", "test_containers", "test_migrating"),
-    *("test_metrics", "test_through_ccb", "test_history"),
+    *("test_drain", "test_pressure", "test_pilot_life", "test_chain", "test_policy", "test_pilot_checks"),
+    *("test_pilot_storm", "test_routes_install", "test_token", "test_doctor", "test_demand", "test_limits"),
+    *("test_oracle", "test_packages", "test_running", "test_accounting", "test_report_page", "test_attacks"),
+    *(
+        "test_quickstart",
+        "test_routes_check",
+        "test_routes_try",
+        "test_containers",
+        "test_through_ccb",
+        "test_migrating",
+    ),
+    *("test_metrics", "test_history"),
 )
 
 # It has a bed of its own, with more nodes.
