@@ -60,7 +60,8 @@ def check(app: App, transition: bool, config_dir: Path | None, as_json: bool) ->
     """
     from htcebridge.routes import central
 
-    lines = central.look(_manager(config_dir), central.of(app.config(), closed=not transition))
+    closed, in_transition = (central.of(app.config(), closed=closed) for closed in (True, False))
+    lines = central.look(_manager(config_dir), closed, in_transition, transition)
     good = all(line.good for line in lines)
     if as_json:
         rows = [{"what": line.what, "good": line.good, "said": line.said} for line in lines]
@@ -90,7 +91,7 @@ def install(
     """Start the pilots' collector, and let the pool's own refuse their token.
 
     What runs afterwards is tried; if it is not as it should be, all is put back (exit code 1). While pilots of the old
-    kind run nothing is refused to them without --cut-off: install with --transition first (exit code 2 says so).
+    kind run nothing is refused to them without --cut-off: install with --transition first (exit code 1 says so).
     """
     from htcebridge.routes import central
 

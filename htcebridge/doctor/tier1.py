@@ -118,6 +118,7 @@ def _advertise(config: Config, file: EdgePath, about: str, timeout_s: float) -> 
         yield Finding("advertise", about, Status.SKIP, f"not checked: {error}", "see token")
     except BridgeError as error:
         fix = (
+            "have the pilots a collector of their own there (htcebridge pool), and is tier1.pilot_collector set? Else, "
             "on the central manager: is the token's identity in ALLOW_ADVERTISE_STARTD and ALLOW_ADVERTISE_MASTER, and "
             "its signing key still there? condor_reconfig after a change"
         )

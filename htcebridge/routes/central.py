@@ -25,7 +25,7 @@ from htcebridge.routes.host import must_be_read
 from htcebridge.routes.install import difference
 from htcebridge.routes.running import Say, reconfigure
 from htcebridge.routes.stage import staged
-from htcebridge.templates import classad_string, render
+from htcebridge.templates import render
 from htcebridge.units import plural
 
 POOL_CONFIG = Path("/etc/condor/condor_config")
@@ -38,13 +38,20 @@ _OF_PILOTS = ("ADVERTISE_STARTD", "ADVERTISE_MASTER")
 
 @dataclass(frozen=True)
 class Central:
-    """What htcebridge.toml says of it. `address`: where pilots join; `pool`: the pool's own collector."""
+    """What htcebridge.toml says of it. `address`: where pilots join; `pool`: the pool's own collector; `domain`: how
+    the names of its pilots end."""
 
     site: str
     pool: str
     address: str
     identity: str
+    domain: str
     file: RouteFile
+
+    @property
+    def name(self) -> str:
+        """How its collector's name begins."""
+        return f"Pilots of {self.site}@"
 
     @property
     def sock(self) -> str:
@@ -68,6 +75,11 @@ def of(config: Config, closed: bool = True) -> Central:
     """
     address, identity = config.tier1.pilot_collector, config.tier1.pilot_identity
     host = config.tier1.collector.partition(":")[0]
+    if address and "?sock=" in address and address.partition("?")[0] != _with_port(config.tier1.collector):
+        raise ConfigError(
+            f"tier1.pilot_collector: {address}; the pilots' collector is behind the pool's port: it begins with "
+            f"{_with_port(config.tier1.collector)}, as tier1.collector"
+        )
     if not address or "?sock=" not in address:
         raise ConfigError(
             f"tier1.pilot_collector: {address or 'not set'}; the pilots' collector is one behind the pool's port: "
@@ -81,7 +93,7 @@ def of(config: Config, closed: bool = True) -> Central:
         site=config.grant.value,
         attribute=config.grant.attribute,
         file_name=_file_name(config),
-        local="HTCEBRIDGE_" + domain.removesuffix(".invalid").replace("-", "_").upper(),
+        local=_local_name(domain),
         address=address,
         sock=address.partition("?sock=")[2],
         identity=identity,
@@ -89,7 +101,11 @@ def of(config: Config, closed: bool = True) -> Central:
         closed=closed,
     )
     file = RouteFile("central", _file_name(config), text)
-    return Central(config.grant.value, config.tier1.collector, address, identity, file)
+    return Central(config.grant.value, config.tier1.collector, address, identity, domain, file)
+
+
+def _with_port(collector: str) -> str:
+    return collector if ":" in collector else f"{collector}:9618"
 
 
 def _file_name(config: Config) -> str:
@@ -135,8 +151,8 @@ class Options:
 def install(manager: CentralManager, central: Central, options: Options, say: Say) -> None:
     """Bring the file into effect, and try that it does what it is for.
 
-    Raises ConfigError for what is not ours or cannot be written, and where pilots that run would lose the pool;
-    LockHeld if another is at work; BridgeError for what would not be in force, or was not and is taken back.
+    Raises ConfigError for what is not ours or cannot be written; LockHeld if another is at work; BridgeError where
+    pilots that run would lose the pool, and for what would not be in force, or was not and is taken back.
     """
     _bring(manager, central, central.file, options, say)
 
@@ -156,18 +172,18 @@ def _bring(manager: CentralManager, central: Central, file: RouteFile | None, op
             disk.tidy(manager.state, (manager.directory,))
         change = _change(manager, central, file)
         disk.refuse_what_is_not_ours(change)
-        if change.is_one:
-            if file is not None:
-                must_be_read(manager.condor, manager.directory, last=True)
-                _refuse_overridden(manager, file)
-            if not options.cut_off:
-                _refuse_to_cut_off(manager, central, file)
+        if file is not None:
+            must_be_read(manager.condor, manager.directory, last=True)
+            _refuse_another(manager, central, change)
+            _refuse_overridden(manager, file)
+        if change.is_one and not options.cut_off:
+            _refuse_to_cut_off(manager, central, change)
         if options.dry_run:
             say(difference(change).rstrip("\n") if change.is_one else "Dry run: nothing would change.")
         elif change.is_one:
             _apply(manager, central, change, options, say)
         elif file is None:
-            say("Not installed: there is nothing to remove.")
+            say(f"Not installed: there is nothing to remove.{_others(manager, central)}")
         else:
             say("Installed already: no file is changed.")
             if options.reconfig:
@@ -176,6 +192,32 @@ def _bring(manager: CentralManager, central: Central, file: RouteFile | None, op
 
 def _change(manager: CentralManager, central: Central, file: RouteFile | None) -> Change:
     return Change("central", manager.directory, manager.installed(central.file.name), file)
+
+
+def _refuse_another(manager: CentralManager, central: Central, change: Change) -> None:
+    """Raises ConfigError if somebody else's collector answers there, or ours elsewhere."""
+    names = _names(manager, central.address)
+    if names and not any(name.startswith(central.name) for name in names):
+        raise ConfigError(f"tier1.pilot_collector: {central.address} is {names[0]} already; choose another sock=")
+    if (
+        change.before is not None
+        and f"_ARGS = -local-name {_local_name(central.domain)} -sock {central.sock}\n" not in change.before.body
+    ):
+        raise ConfigError(
+            "tier1.pilot_collector: the collector that runs has another socket, and keeps it until it ends: "
+            "`htcebridge pool uninstall` with the old one first"
+        )
+
+
+def _local_name(domain: str) -> str:
+    return "HTCEBRIDGE_" + domain.removesuffix(".invalid").replace("-", "_").upper()
+
+
+def _others(manager: CentralManager, central: Central) -> str:
+    """The files of other HPCs, or of this one under another grant.value."""
+    names = sorted(path.name for path in manager.directory.glob("60-htcebridge-*.conf"))
+    others = [name for name in names if name != central.file.name]
+    return f" Of another grant.value there is {', '.join(others)}." if others else ""
 
 
 def _refuse_overridden(manager: CentralManager, file: RouteFile) -> None:
@@ -208,23 +250,43 @@ def _overridden(condor: CE, file: RouteFile, path: str) -> Iterator[str]:
 _LISTS = ("DAEMON_LIST", "COLLECTOR.DENY_ADVERTISE_STARTD", "COLLECTOR.DENY_ADVERTISE_MASTER")
 
 
-def _refuse_to_cut_off(manager: CentralManager, central: Central, file: RouteFile | None) -> None:
-    """Raises ConfigError if pilots have joined where they would not be taken any more, or if nobody knows."""
-    closing = file is not None and _closes(file)
-    if not closing and file is not None:
+def _refuse_to_cut_off(manager: CentralManager, central: Central, change: Change) -> None:
+    """Raises BridgeError if pilots have joined where they would not be taken any more, or if nobody knows."""
+    closing = change.after is not None and _closes(change.after)
+    renamed = change.before is not None and f".ALLOW_ADVERTISE_STARTD = {central.identity}\n" not in change.before.body
+    ending = change.after is None or renamed
+    if not closing and not ending:
         return
-    if closing:
-        where, joined = central.pool, f"AuthenticatedIdentity =?= {classad_string(central.identity)}"
-        how = "install with --transition first, have pilots join there, and come again when the last of them has ended"
-    else:
-        where, joined = central.address, "true"
-        how = "take tier1.pilot_collector out of the edge node's htcebridge.toml, and come again when they have ended"
-    look = ["condor_status", "-pool", where, "-constraint", f"PartitionableSlot && ({joined})", "-af", "Name"]
+    own = _pilots(manager, central, central.address) if _names(manager, central.address) else {}
+    if ending and own:
+        how = "`pool install --transition`, let new pilots join at the pool's collector, and come again"
+        raise BridgeError(_would_lose(own, central.address, how))
+    if not closing:
+        return
+    direct = {name: who for name, who in _pilots(manager, central, central.pool).items() if name not in own}
+    if direct:
+        how = "`pool install --transition` first, let new pilots join at their own, and come again"
+        raise BridgeError(_would_lose(direct, central.pool, how))
+
+
+def _would_lose(pilots: Mapping[str, str], where: str, how: str) -> str:
+    named = sorted(f"{name} of {who}" for name, who in pilots.items())
+    names = ", ".join([*named[:3], *(["..."] if len(named) > 3 else [])])
+    return (
+        f"{plural(len(pilots), 'pilot')} joined at {where} would lose the pool ({names}): "
+        f"{how} when the last of them has ended (or --cut-off)"
+    )
+
+
+def _pilots(manager: CentralManager, central: Central, where: str) -> dict[str, str]:
+    """The pilots that a collector shows, by slot, and who sent the ad. Raises BridgeError if it does not answer."""
+    ours = f'PartitionableSlot && regexp("[.]{central.domain.replace(".", "[.]")}$", Name)'
+    look = ["condor_status", "-pool", where, "-constraint", ours, "-af", "Name", "AuthenticatedIdentity"]
     done = manager.condor.call(look)
-    if done.returncode != 0 and (closing or _answers(manager, where)):
-        raise ConfigError(f"whether pilots would lose the pool is not known: {_said(done.stderr)}; --cut-off does it")
-    if names := done.stdout.split():
-        raise ConfigError(f"{plural(len(names), 'pilot')} joined at {where} would lose the pool: {how} (or --cut-off)")
+    if done.returncode != 0:
+        raise BridgeError(f"whether pilots would lose the pool is not known: {_said(done.stderr)}; --cut-off does it")
+    rows = (line.split(None, 1) for line in done.stdout.splitlines())
+    return {row[0]: row[-1] for row in rows if row}
 
 
 def _apply(manager: CentralManager, central: Central, change: Change, options: Options, say: Say) -> None:
@@ -234,7 +296,8 @@ def _apply(manager: CentralManager, central: Central, change: Change, options: O
     except OSError as error:
         raise disk.not_written(change.path, error) from None
     say(f"{'Wrote' if change.after else 'Removed'} {change.path}.")
-    say(f"What was there before is kept in {kept}.")
+    if change.before is not None:
+        say(f"What was there before is kept in {kept}.")
     if not options.reconfig:
         say("HTCondor is not told (--no-reconfig): this takes effect at its next reconfig or start.")
         return
@@ -271,41 +334,51 @@ def _take_effect(manager: CentralManager, central: Central, file: RouteFile | No
 # --------------------------------------------------------------------------- to look
 
 
-def look(manager: CentralManager, central: Central) -> list[Line]:
-    """Whether the file is there, in force, and does what it is for. Changes nothing. Raises ConfigError."""
-    ours = manager.installed(central.file.name)
-    where = manager.directory / central.file.name
+def look(manager: CentralManager, closed: Central, transition: Central, in_transition: bool) -> list[Line]:
+    """Whether the file is there, in force, and does what it is for. Changes nothing. Raises ConfigError.
+
+    `closed`, `transition`: what the configuration says, both ways. Not `in_transition`: it is to be closed by now.
+    """
+    ours = manager.installed(closed.file.name)
+    where = manager.directory / closed.file.name
     if ours is None:
-        return [Line("file", False, f"{where}: not installed; `htcebridge pool install` does it")]
+        said = f"{where}: not installed; `htcebridge pool install` does it.{_others(manager, closed)}"
+        return [Line("file", False, said)]
     lines = []
     if not ours.intact:
         lines.append(Line("file", False, f"{where}: edited by hand since htcebridge {ours.version} wrote it"))
-    elif ours.body != central.file.text:
-        lines.append(Line("file", False, f"{where}: differs from the configuration; `htcebridge pool install`"))
+    elif ours.body not in (closed.file.text, transition.file.text):
+        said = f"{where}: differs from the configuration; `htcebridge pool install --dry-run` shows how"
+        lines.append(Line("file", False, said))
     else:
         lines.append(Line("file", True, f"{where}, by htcebridge {ours.version}"))
-    file = RouteFile("central", central.file.name, ours.body)
+    file = RouteFile("central", closed.file.name, ours.body)
     problems = list(_overridden(manager.condor, file, str(where)))
     said = "; ".join(problems) or "nothing that the file says is set again behind it"
     lines.append(Line("in force", not problems, said))
-    return [*lines, *_look(manager, central, file)]
+    if not _closes(file):
+        said = "still takes pilots, and who has their token can take any startd away; `pool install` closes it"
+        lines.append(Line("the pool's collector", in_transition, said))
+    return [*lines, *_look(manager, closed, file)]
 
 
 def _look(manager: CentralManager, central: Central, file: RouteFile | None) -> Iterator[Line]:
     """What runs, against what the file says."""
-    answers = _answers(manager, central.address)
+    answers = any(name.startswith(central.name) for name in _names(manager, central.address))
     if file is None:
         yield Line("pilots' collector", not answers, "does not run" if not answers else "still answers")
         return
     yield Line("pilots' collector", answers, f"{central.address} {'answers' if answers else 'does not answer'}")
-    closed = _closes(file)
-    with _token(manager, central.identity) as token:
-        pool: Mapping[str, bool | None] = _rights(manager, central.pool, central.identity, token)
-        own: Mapping[str, bool | None] = _rights(manager, central.address, central.identity, token) if answers else {}
-    yield _judged(f"at {central.pool}", pool, () if closed else _OF_PILOTS, central.identity)
-    if not closed:
-        said = "open to pilots until `pool install` without --transition"
-        yield Line("the pool's collector", True, said)
+    try:
+        with _token(manager, central.identity) as token:
+            pool: Mapping[str, bool | None] = _rights(manager, central.pool, central.identity, token)
+            own: Mapping[str, bool | None] = (
+                _rights(manager, central.address, central.identity, token) if answers else {}
+            )
+    except ConfigError as error:
+        yield Line("rights", None, str(error))
+        return
+    yield _judged(f"at {central.pool}", pool, () if _closes(file) else _OF_PILOTS, central.identity)
     if answers:
         yield _judged(f"at {central.address}", own, _OF_PILOTS, central.identity)
 
@@ -327,10 +400,10 @@ def _judged(where: str, rights: Mapping[str, bool | None], wanted: Sequence[str]
     return Line(where, True, f"{identity} may {', '.join(wanted) or 'write nothing'}")
 
 
-def _answers(manager: CentralManager, address: str) -> bool:
-    """Whether a collector answers there."""
+def _names(manager: CentralManager, address: str) -> list[str]:
+    """What a collector there calls itself; nothing where none answers."""
     done = manager.condor.call(["condor_status", "-pool", address, "-collector", "-af", "Name"])
-    return done.returncode == 0 and bool(done.stdout.strip())
+    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 @contextmanager

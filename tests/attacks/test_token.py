@@ -112,6 +112,11 @@ class CentralManager:
         schema.check_command(("pool", "check"), document)
         return {line["what"]: line["good"] for line in document["lines"]}
 
+    def configure(self, keys: str, site: str = "leonardo") -> None:
+        grant = f'[grant]\nvalue = "{site}"\n\n'
+        text = grant + CONFIGURATION.replace("[tier1]\n", keys)
+        self.chain.bed.write("tier1", "/etc/htcebridge/htcebridge.toml", text)
+
     def files(self) -> str:
         return self.chain.bed.on("tier1", ["sh", "-c", f"cd {DIRECTORY} && sha256sum $(find . -type f)"]).stdout
 
@@ -121,7 +126,6 @@ def installed_there(installed: Chain) -> Iterator[CentralManager]:
     bed = installed.bed
     bed.install_wheels("tier1", wheelhouse(PROJECT, bed.suite), "/opt/htcebridge", "root", "htcebridge")
     bed.on("tier1", ["mkdir", "-p", "/etc/htcebridge"])
-    bed.write("tier1", "/etc/htcebridge/htcebridge.toml", CONFIGURATION.replace("[tier1]\n", KEYS))
     yield CentralManager(installed)
     bed.on("tier1", ["rm", "-rf", "/etc/htcebridge"])
 
@@ -131,6 +135,7 @@ def manager(chain: Chain, installed_there: CentralManager) -> Iterator[CentralMa
     """The central manager as it was, a worker of the Tier-1's own in its pool, and a stolen token on the HPC."""
     bed = chain.bed
     bed.on("edge", ["sh", "-c", "install -D -m 600 .config/htcebridge/pilot.idtoken stolen/pilot"], user="leo")
+    installed_there.configure(KEYS)
     yield installed_there
     bed.on("edge", ["scancel", "-u", "leo"], user="leo")
     wait_until(lambda: not chain.slurm_jobs(), 60, "no pilot is left")
@@ -244,10 +249,11 @@ def test_it_is_installed_under_running_pilots_and_taken_out_again(manager: Centr
     assert manager.check(expect=1) == {"file": False}
     assert "+HTCEBRIDGE_LEONARDO = $(COLLECTOR)" in manager.pool("install", "--transition", "--dry-run").stdout
     assert manager.files() == before
-    assert "1 pilot joined" in manager.pool("install", expect=2).stderr
+    assert "1 pilot joined" in manager.pool("install", expect=1).stderr
     manager.pool("install", "--transition")
     assert all(manager.check("--transition").values())
-    assert manager.check(expect=1)["file"] is False, "it is not closed yet"
+    found = manager.check(expect=1)
+    assert [what for what, good in found.items() if not good] == ["the pool's collector"], "it is not closed yet"
 
     chain.configure(PATIENT.replace("[tier1]\n", KEYS))
     assert "takes it as well" in doctors_advertise(chain)
@@ -258,13 +264,16 @@ def test_it_is_installed_under_running_pilots_and_taken_out_again(manager: Centr
     chain.open("both")
     wait_until(lambda: chain.done(jobs), 60, "both have run")
     assert {chain.node_of(job) for job in jobs} == {"lrdn0001", "lrdn0002"}
-    assert "1 pilot joined" in manager.pool("install", expect=2).stderr
+    assert f"1 pilot joined at {POOL}" in manager.pool("install", expect=1).stderr
     chain.bed.on("edge", ["scancel", "--batch", "--signal=USR1", old], user="leo")
     wait_until(lambda: len(chain.startds()) == 1, 60, "the old one has left, and its ad with it")
     manager.pool("install")
     assert all(manager.check().values())
     assert doctors_advertise(chain) == f"{OWN} lets a startd and a master with this token in"
-    assert "would lose the pool" in manager.pool("uninstall", expect=2).stderr
+    manager.configure(KEYS.replace("leonardo-pilot", "leonardo-pilto"))
+    assert f"1 pilot joined at {OWN} would lose the pool" in manager.pool("install", expect=1).stderr
+    manager.configure(KEYS)
+    assert "would lose the pool" in manager.pool("uninstall", expect=1).stderr
     chain.bed.on("edge", ["scancel", "--batch", "--signal=USR1", new], user="leo")
     wait_until(lambda: not chain.startds(), 60, "the last one has left, and the pool knows it")
     manager.pool("uninstall")
@@ -281,6 +290,9 @@ def test_what_would_not_be_in_force_is_refused_and_what_does_not_do_is_taken_bac
     ):
         chain.bed.write("tier1", late, text)
         assert said in manager.pool("install", expect=1).stderr
+    manager.configure(KEYS.replace("sock=htcebridge", "sock=collector"))
+    assert "?sock=collector is My Pool" in manager.pool("install", expect=2).stderr
+    manager.configure(KEYS)
     chain.bed.write("tier1", late, "HTCEBRIDGE_LEONARDO.ALLOW_DAEMON = *\n")
     began = time.monotonic()
     answer = manager.pool("install", "--timeout", "5", expect=1)
@@ -290,6 +302,12 @@ def test_what_would_not_be_in_force_is_refused_and_what_does_not_do_is_taken_bac
     chain.bed.on("tier1", ["rm", late])
     assert manager.files() == before
     manager.pool("install")
+    manager.configure(KEYS.replace("sock=htcebridge", "sock=other"))
+    assert "another socket" in manager.pool("install", expect=2).stderr
+    manager.configure(KEYS, site="marconi")
+    assert "is Pilots of leonardo@" in manager.pool("install", expect=2).stderr
+    assert "there is 60-htcebridge-leonardo.conf" in manager.pool("uninstall").stdout
+    manager.configure(KEYS)
     chain.bed.on("tier1", ["sh", "-c", f"echo '# mine' >> {FILE}"])
     assert manager.check(expect=1)["file"] is False
     assert "edited by hand" in manager.pool("uninstall", expect=2).stderr

@@ -34,7 +34,8 @@ def configured(tmp_path: Path, keys: str = KEYS, site: str = "leonardo") -> Conf
     [
         ("[tier1]\n", r'pilot_collector: not set.*"cm01.cr.example.org:9618\?sock=htcebridge"'),
         ('[tier1]\npilot_collector = "cm02:9618"\n', "pilot_collector: cm02:9618; .* behind the pool's port"),
-        ('[tier1]\npilot_collector = "cm01:9618?sock=x"\n', "pilot_identity: not set"),
+        ('[tier1]\npilot_collector = "cm02:9618?sock=x"\n', "it begins with cm01.cr.example.org:9618"),
+        ('[tier1]\npilot_collector = "cm01.cr.example.org:9618?sock=x"\n', "pilot_identity: not set"),
     ],
 )
 def test_what_the_configuration_does_not_say_is_named(tmp_path: Path, keys: str, said: str) -> None:
