@@ -172,9 +172,10 @@ def _bring(manager: CentralManager, central: Central, file: RouteFile | None, op
             disk.tidy(manager.state, (manager.directory,))
         change = _change(manager, central, file)
         disk.refuse_what_is_not_ours(change)
+        _refuse_another_socket(central, change)
         if file is not None:
             must_be_read(manager.condor, manager.directory, last=True)
-            _refuse_another(manager, central, change)
+            _refuse_anothers(manager, central)
             _refuse_overridden(manager, file)
         if change.is_one and not options.cut_off:
             _refuse_to_cut_off(manager, central, change)
@@ -194,11 +195,15 @@ def _change(manager: CentralManager, central: Central, file: RouteFile | None) -
     return Change("central", manager.directory, manager.installed(central.file.name), file)
 
 
-def _refuse_another(manager: CentralManager, central: Central, change: Change) -> None:
-    """Raises ConfigError if somebody else's collector answers there, or ours elsewhere."""
+def _refuse_anothers(manager: CentralManager, central: Central) -> None:
+    """Raises ConfigError if somebody else's collector answers there."""
     names = _names(manager, central.address)
     if names and not any(name.startswith(central.name) for name in names):
         raise ConfigError(f"tier1.pilot_collector: {central.address} is {names[0]} already; choose another sock=")
+
+
+def _refuse_another_socket(central: Central, change: Change) -> None:
+    """Raises ConfigError if ours is installed with another one: its pilots would be looked for in the wrong place."""
     if (
         change.before is not None
         and f"_ARGS = -local-name {_local_name(central.domain)} -sock {central.sock}\n" not in change.before.body

@@ -219,9 +219,10 @@ def test_with_it_a_token_is_good_for_pilots_alone(manager: CentralManager) -> No
         assert steals(chain, OWN, (line,), number) == ["sent"], line
         dealt_with(chain, number)
         assert workers_ads(chain) == there, line
-    look = ["condor_status", "-constraint", "Stolen =?= true", "-af", "Name", "OpportunisticSite", "TARGET"]
-    for line in chain.bed.on("tier1", look).stdout.splitlines():
-        assert line.partition(" ")[2] == "leonardo undefined"
+    shown = chain.bed.on("tier1", ["condor_status", "-long", "-constraint", "Stolen =?= true"]).stdout
+    assert f"Name = {PILOT}" in shown
+    assert shown.count("\nName = ") == shown.count('\nOpportunisticSite = "leonardo"\n')
+    assert "\nTARGET = " not in shown
     hostile_pilot(chain)
     assert advertised(chain, "OpportunisticSite") == ["leonardo"]
     granted, other = chain.submit(gate="revoked"), chain.submit(user="bob001", wants=False, gate="never")
@@ -303,7 +304,8 @@ def test_what_would_not_be_in_force_is_refused_and_what_does_not_do_is_taken_bac
     assert manager.files() == before
     manager.pool("install")
     manager.configure(KEYS.replace("sock=htcebridge", "sock=other"))
-    assert "another socket" in manager.pool("install", expect=2).stderr
+    for command in ("install", "uninstall"):
+        assert "another socket" in manager.pool(command, expect=2).stderr
     manager.configure(KEYS, site="marconi")
     assert "is Pilots of leonardo@" in manager.pool("install", expect=2).stderr
     assert "there is 60-htcebridge-leonardo.conf" in manager.pool("uninstall").stdout
